@@ -84,7 +84,9 @@ impl LogChecker {
                         all.push_str(text);
                     }
                 }
-                None => self.report(seq, "delta_in_item", format!("delta of item {item_id}, which is not open")),
+                None => {
+                    self.report(seq, "delta_in_item", format!("delta of item {item_id}, which is not open"))
+                }
             },
             Payload::InteractionRequested { interaction } => {
                 let id = interaction.interaction_id.clone();
@@ -97,7 +99,11 @@ impl LogChecker {
             Payload::InteractionResolved(resolution) => {
                 let id = &resolution.interaction_id;
                 if self.pending.remove(id).is_none() {
-                    self.report(seq, "interaction_resolved_once", format!("interaction {id} was not pending"));
+                    self.report(
+                        seq,
+                        "interaction_resolved_once",
+                        format!("interaction {id} was not pending"),
+                    );
                 }
                 self.resolved.insert(id.clone());
             }
@@ -142,10 +148,10 @@ impl LogChecker {
         if !legal {
             self.report(seq, "turn_transition", format!("turn {id} went from {known:?} to {expected:?}"));
         }
-        if expected == TurnState::Running {
-            if let Some(other) = self.active.replace(id.clone()) {
-                self.report(seq, "one_turn", format!("turn {id} started while turn {other} runs"));
-            }
+        if expected == TurnState::Running
+            && let Some(other) = self.active.replace(id.clone())
+        {
+            self.report(seq, "one_turn", format!("turn {id} started while turn {other} runs"));
         }
     }
 
@@ -166,8 +172,12 @@ impl LogChecker {
         if self.active.as_ref() == Some(id) {
             self.active = None;
         }
-        let open: Vec<_> =
-            self.open.iter().filter(|(_, o)| o.turn_id.as_ref() == Some(id)).map(|(i, _)| i.clone()).collect();
+        let open: Vec<_> = self
+            .open
+            .iter()
+            .filter(|(_, o)| o.turn_id.as_ref() == Some(id))
+            .map(|(i, _)| i.clone())
+            .collect();
         for item in open {
             self.report(seq, "items_completed", format!("turn {id} ended while item {item} was open"));
             self.open.remove(&item);
@@ -212,13 +222,21 @@ impl LogChecker {
             if let Some(from) = open.as_ref().and_then(|o| o.status)
                 && !from.may_become(call.status)
             {
-                self.report(seq, "tool_transition", format!("call {id} went from {from:?} to {:?}", call.status));
+                self.report(
+                    seq,
+                    "tool_transition",
+                    format!("call {id} went from {from:?} to {:?}", call.status),
+                );
             }
         } else if let Some(text) = open.and_then(|o| o.text)
             && !item.redacted
             && text != item_text(item)
         {
-            self.report(seq, "deltas_concatenate", format!("deltas of item {id} differ from its completed text"));
+            self.report(
+                seq,
+                "deltas_concatenate",
+                format!("deltas of item {id} differ from its completed text"),
+            );
         }
     }
 

@@ -37,14 +37,31 @@ pub struct ExtensionConfig {
 pub enum ExtensionTransport {
     Builtin,
     Platform,
-    Stdio { command: String, args: Vec<String> },
-    StreamableHttp { uri: String, headers: BTreeMap<String, String>, unix_socket: Option<String> },
-    InlinePython { code: String, dependencies: Vec<String> },
+    Stdio {
+        command: String,
+        args: Vec<String>,
+    },
+    StreamableHttp {
+        uri: String,
+        headers: BTreeMap<String, String>,
+        unix_socket: Option<String>,
+    },
+    InlinePython {
+        code: String,
+        dependencies: Vec<String>,
+    },
     /// Tools that the attached host executes.
-    Client { tools: Vec<ToolDefinition>, instructions: Option<String> },
+    Client {
+        tools: Vec<ToolDefinition>,
+        instructions: Option<String>,
+    },
     /// Kept for its config; cannot be started.
-    Sse { uri: String },
-    Unknown { kind: String },
+    Sse {
+        uri: String,
+    },
+    Unknown {
+        kind: String,
+    },
 }
 
 impl ExtensionTransport {
@@ -76,7 +93,11 @@ pub enum ProtocolEra {
 pub fn extension_key(name: &str) -> String {
     name.chars()
         .filter(|c| !c.is_whitespace())
-        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c.to_ascii_lowercase() } else { '_' })
+        .map(
+            |c| {
+                if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c.to_ascii_lowercase() } else { '_' }
+            },
+        )
         .collect()
 }
 

@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::{
-    Event, Interaction, InteractionId, Item, ItemBody, ItemId, MessageId, Part, Payload, Sequence, Session, Turn,
-    TurnId,
+    Event, Interaction, InteractionId, Item, ItemBody, ItemId, MessageId, Part, Payload, Sequence, Session,
+    Turn, TurnId,
     event::{HistoryChange, HistoryChangeKind},
     extension::{ExtensionState, ExtensionSummary},
     interaction::{InteractionState, Resolution},
@@ -161,7 +161,9 @@ impl SessionState {
             | Payload::StatusNoted { .. } => {}
             Payload::SessionUpdated { session, changed_fields, .. } => {
                 self.update_settings(session);
-                if changed_fields.iter().any(|f| f != "title" || session.title_source == crate::session::TitleSource::User)
+                if changed_fields
+                    .iter()
+                    .any(|f| f != "title" || session.title_source == crate::session::TitleSource::User)
                 {
                     self.session.update_time = event.time;
                 }
@@ -312,12 +314,8 @@ impl SessionState {
     }
 
     fn recount_messages(&mut self) {
-        self.messages = self
-            .items
-            .iter()
-            .filter(|e| e.item.visibility.user)
-            .map(|e| e.item.message_id.clone())
-            .collect();
+        self.messages =
+            self.items.iter().filter(|e| e.item.visibility.user).map(|e| e.item.message_id.clone()).collect();
         self.session.message_count = self.messages.len() as u64;
     }
 
@@ -352,9 +350,7 @@ impl SessionState {
             (Some(_), true) => Activity::AwaitingInput,
             (Some(_), false) => Activity::Running,
         };
-        if let Some(turn) =
-            active.and_then(|id| self.turns.iter_mut().rev().find(|t| t.turn_id == id))
-        {
+        if let Some(turn) = active.and_then(|id| self.turns.iter_mut().rev().find(|t| t.turn_id == id)) {
             match (turn.state, waiting) {
                 (TurnState::Running, true) => turn.state = TurnState::AwaitingInput,
                 (TurnState::AwaitingInput, false) => turn.state = TurnState::Running,

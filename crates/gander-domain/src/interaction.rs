@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    InteractionId, ItemId, Part, Timestamp, TurnId, event::Actor, item::ToolCall,
+    InteractionId, ItemId, Part, Timestamp, TurnId,
+    event::Actor,
+    item::ToolCall,
     permission::{PermissionRule, RememberScope},
 };
 
@@ -189,8 +191,7 @@ pub fn standard_permission_options(reason: PermissionReason) -> Vec<PermissionOp
         remember_scope,
     };
     let mut options = vec![option("allow_once", "Allow once", DecisionKind::Allow, RememberScope::Once)];
-    let rememberable =
-        !matches!(reason, PermissionReason::Security | PermissionReason::DefinitionChanged);
+    let rememberable = !matches!(reason, PermissionReason::Security | PermissionReason::DefinitionChanged);
     if rememberable {
         options.push(option(
             "allow_session",
@@ -212,10 +213,7 @@ impl PermissionQuestion {
     ///
     /// # Errors
     /// A description of what would have been valid.
-    pub fn decide(
-        &self,
-        answer: &Answer,
-    ) -> Result<(DecisionKind, RememberScope, Option<String>), String> {
+    pub fn decide(&self, answer: &Answer) -> Result<(DecisionKind, RememberScope, Option<String>), String> {
         match answer {
             Answer::Option { option_id } => self
                 .options

@@ -269,10 +269,7 @@ pub enum ToolCallStatus {
 impl ToolCallStatus {
     /// Whether nothing follows.
     pub fn is_terminal(self) -> bool {
-        !matches!(
-            self,
-            Self::StreamingArguments | Self::Pending | Self::AwaitingApproval | Self::Running
-        )
+        !matches!(self, Self::StreamingArguments | Self::Pending | Self::AwaitingApproval | Self::Running)
     }
 
     /// Whether `next` may follow (mapping.md §3).

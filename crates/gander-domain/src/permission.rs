@@ -50,7 +50,10 @@ pub enum Verdict {
     Allow(&'static str),
     Ask,
     /// Is refused; the text is told to the model.
-    Deny { source: &'static str, message: String },
+    Deny {
+        source: &'static str,
+        message: String,
+    },
 }
 
 /// Decides about a call. Never-allow rules win over everything; then always-allow and ask rules, the narrowest scope
@@ -133,7 +136,11 @@ mod tests {
             (Mode::SmartApprove, true, false, Verdict::Ask),
             (Mode::SmartApprove, false, true, Verdict::Ask),
         ] {
-            assert_eq!(decide(mode, &tool(read_only, trusted), &[]), expected, "{mode:?} {read_only} {trusted}");
+            assert_eq!(
+                decide(mode, &tool(read_only, trusted), &[]),
+                expected,
+                "{mode:?} {read_only} {trusted}"
+            );
         }
         assert!(matches!(decide(Mode::Chat, &tool(true, true), &[]), Verdict::Deny { source: "mode", .. }));
     }

@@ -1,0 +1,56 @@
+//! Everything that a builtin server may know and do.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use gander_process::Spawner;
+
+/// The folder below [`BuiltinContext::data_dir`] that holds the output of commands which was too long for a result.
+/// Tools may read it even where `data_dir` itself is denied; nothing else may be kept there.
+pub const OUTPUT_DIRECTORY: &str = "tool-output";
+
+/// What one builtin server works with; made per session.
+#[derive(Clone)]
+pub struct BuiltinContext {
+    /// Absolute. Where relative paths start and where commands run.
+    pub working_directory: PathBuf,
+    /// Absolute. Further folders of the session: tools may write there too.
+    pub additional_directories: Vec<PathBuf>,
+    /// The complete environment of commands, already without secrets and with the daemon's marker for tools. Its
+    /// `HOME` is what `~` means, its `PATH` is where programs are found.
+    pub environment: BTreeMap<String, String>,
+    /// Absolute. Long output goes to [`OUTPUT_DIRECTORY`] in here; whoever deletes the session deletes it.
+    pub data_dir: PathBuf,
+    /// Starts commands: with the daemon's supervisor, or (in tests) without.
+    pub spawner: Spawner,
+    /// Whether files outside of the session's folders may be written. Reading them is always allowed.
+    pub allow_outside: bool,
+    /// Files and folders that no tool may read, list, search or change: the daemon's own. They need not exist.
+    /// This binds the file tools; what a command can reach is up to the operating system.
+    pub denied_paths: Vec<PathBuf>,
+}
+
+impl BuiltinContext {
+    /// A context with an empty environment that runs commands without a supervisor and denies nothing.
+    #[must_use]
+    pub fn new(working_directory: impl Into<PathBuf>, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            working_directory: working_directory.into(),
+            additional_directories: Vec::new(),
+            environment: BTreeMap::new(),
+            data_dir: data_dir.into(),
+            spawner: Spawner::default(),
+            allow_outside: false,
+            denied_paths: Vec::new(),
+        }
+    }
+}
+
+impl std::fmt::Debug for BuiltinContext {
+    /// Without values of the environment.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BuiltinContext")
+            .field("working_directory", &self.working_directory)
+            .field("environment", &self.environment.keys().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,51 @@
+//! Builtin extensions: ordinary MCP servers that happen to live in this process.
+//!
+//! * [`catalogue`] lists them; [`serve_in_process`] connects one through bounded channels of typed messages (no
+//!   JSON in between), [`serve_stdio`] runs one as a stdio server, [`serve_bytes`] over any pair of byte streams.
+//! * A server is given everything it may know in its [`BuiltinContext`]; it reads neither the process's environment
+//!   nor its working directory.
+//!
+//! Invariants: whatever the link, the same code answers; a tool call never outlives its server by more than the time
+//! it takes to kill its processes; tools reach no path that the context denies, through whatever name or link.
+//!
+//! This crate must not know sessions, policies or storage, and asks nobody for permission: that is the engine's.
+#![warn(missing_docs)]
+
+mod context;
+mod developer;
+mod paths;
+mod serve;
+
+pub use context::{BuiltinContext, OUTPUT_DIRECTORY};
+pub use developer::OUTPUT_NOTIFICATION;
+pub use serve::{
+    BuiltinServer, ClientReceiver, ClientSender, InProcess, ServeError, serve_bytes, serve_in_process,
+    serve_stdio,
+};
+
+/// What is said about a builtin extension before it is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BuiltinInfo {
+    /// The name in an extension's config.
+    pub name: &'static str,
+    /// For people.
+    pub display_name: &'static str,
+    /// One sentence for people and models.
+    pub description: &'static str,
+}
+
+/// Every builtin extension there is.
+#[must_use]
+pub fn catalogue() -> &'static [BuiltinInfo] {
+    &[BuiltinInfo {
+        name: developer::NAME,
+        display_name: "Developer",
+        description: "Runs shell commands and reads, writes, edits, lists and searches files.",
+    }]
+}
+
+/// The entry of the builtin extension `name`, if there is one.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static BuiltinInfo> {
+    catalogue().iter().find(|info| info.name == name)
+}

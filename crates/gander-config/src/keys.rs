@@ -1,0 +1,151 @@
+//! The documented settings, and which names are secrets.
+//!
+//! The catalogue is what `config show` lists even when nothing is set. Keys that are not in it are stored and
+//! served all the same: the config file belongs to more programs than this one.
+
+use serde_json::Value;
+
+/// Keys with a structure of their own. They are read from files only, never from the environment, and edited
+/// entry by entry.
+pub const EXTENSIONS_KEY: &str = "extensions";
+/// The provider id used for new sessions.
+pub const PROVIDER_KEY: &str = "GOOSE_PROVIDER";
+/// The model id used for new sessions.
+pub const MODEL_KEY: &str = "GOOSE_MODEL";
+
+/// One documented setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownKey {
+    /// Name in the config file.
+    pub key: &'static str,
+    /// One or two sentences for people.
+    pub description: &'static str,
+    /// The default as JSON text, if there is one.
+    pub default: Option<&'static str>,
+    /// Stored in the secrets file and never shown.
+    pub secret: bool,
+}
+
+impl KnownKey {
+    /// The built-in default.
+    pub fn default_value(&self) -> Option<Value> {
+        self.default.and_then(|text| serde_json::from_str(text).ok())
+    }
+}
+
+/// The documented settings, in the order in which they are shown.
+pub const KNOWN_KEYS: &[KnownKey] = &[
+    plain(PROVIDER_KEY, "Provider for new sessions, for example \"openai\" or \"demo\".", None),
+    plain(MODEL_KEY, "Model for new sessions, as the provider names it.", None),
+    plain(
+        "GOOSE_MODE",
+        "When tools may run: auto, approve, smart_approve or chat. Sessions without a mode of their own follow it at once.",
+        Some("\"auto\""),
+    ),
+    plain("GOOSE_MAX_TURNS", "Most model calls within one turn, then the turn ends.", Some("1000")),
+    plain(
+        "gander.listen",
+        "Address of `gander serve`, as host:port. A background daemon listens on its socket only.",
+        Some("\"127.0.0.1:7717\""),
+    ),
+    plain(
+        "gander.linger",
+        "What keeps a background daemon alive after its last client has gone: \"schedules\" (while any exist) or \"always\". Unset: it exits soon after.",
+        None,
+    ),
+    plain(
+        "OPENAI_HOST",
+        "Base address of the OpenAI-compatible service, without the path. The key is sent to this host.",
+        None,
+    ),
+    plain(
+        "OPENAI_BASE_URL",
+        "Full base address of the OpenAI-compatible service, path included. The key is sent to this host.",
+        None,
+    ),
+    KnownKey {
+        key: "OPENAI_API_KEY",
+        description: "Key of the OpenAI-compatible service.",
+        default: None,
+        secret: true,
+    },
+];
+
+const fn plain(key: &'static str, description: &'static str, default: Option<&'static str>) -> KnownKey {
+    KnownKey { key, description, default, secret: false }
+}
+
+/// The catalogue's entry for `key`.
+pub fn known_key(key: &str) -> Option<&'static KnownKey> {
+    KNOWN_KEYS.iter().find(|known| known.key == key)
+}
+
+/// Whether a setting or variable of this name holds a secret: what the catalogue says, else by the words in the
+/// name (`…_API_KEY`, `…_TOKEN`, `…PASSWORD…`, `…SECRET…`). Used to keep secrets out of plain values and out of
+/// the environment of child processes, so it errs on the side of "yes".
+pub fn is_secret_name(name: &str) -> bool {
+    if let Some(known) = known_key(name) {
+        return known.secret;
+    }
+    let upper = name.to_ascii_uppercase();
+    let words: Vec<&str> =
+        upper.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let any = words.iter().any(|word| {
+        matches!(
+            *word,
+            "SECRET"
+                | "SECRETS"
+                | "PASSWORD"
+                | "PASSWD"
+                | "PASSPHRASE"
+                | "CREDENTIAL"
+                | "CREDENTIALS"
+                | "APIKEY"
+        )
+    });
+    let pair = words.windows(2).any(|pair| {
+        matches!(pair, ["API" | "ACCESS" | "PRIVATE" | "SECRET" | "ENCRYPTION" | "AUTH" | "MASTER", "KEY"])
+    });
+    any || pair || matches!(words.last(), Some(&("TOKEN" | "PAT")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_json_and_keys_unique() {
+        for (index, known) in KNOWN_KEYS.iter().enumerate() {
+            assert_eq!(known.default.is_some(), known.default_value().is_some(), "{}", known.key);
+            assert!(!known.description.is_empty());
+            assert!(KNOWN_KEYS[index + 1..].iter().all(|other| other.key != known.key));
+            assert_eq!(is_secret_name(known.key), known.secret);
+        }
+    }
+
+    #[test]
+    fn secret_names() {
+        for name in [
+            "ANTHROPIC_API_KEY",
+            "GOOSE_SERVER__SECRET_KEY",
+            "GITHUB_TOKEN",
+            "aws_secret_access_key",
+            "DB_PASSWORD",
+            "my-api-key",
+            "GITHUB_PAT",
+        ] {
+            assert!(is_secret_name(name), "{name}");
+        }
+        for name in [
+            "GOOSE_MAX_TOKENS",
+            "GOOSE_MODEL",
+            "KEYBOARD",
+            "PATH",
+            "GOOSE_TOKEN_BUDGET",
+            "keyring",
+            "SSH_AUTH_SOCK",
+        ] {
+            assert!(!is_secret_name(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Permission rules in Goose's `permission.yaml`.
+//!
+//! The section `user` has three lists of tool names: `always_allow`, `ask_before`, `never_allow`. All other sections
+//! (Goose keeps a cache of its own in `smart_approve`) are left as they are. Which rule applies to a call is decided
+//! by the engine; this module only stores them.
+
+use std::path::Path;
+
+use serde_yaml_ng::{Mapping, Value as Yaml};
+
+use crate::document;
+use crate::error::ConfigError;
+
+pub(crate) const USER_SECTION: &str = "user";
+
+/// What a rule says about a tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RuleDecision {
+    /// Runs without a question.
+    AlwaysAllow,
+    /// A person is asked.
+    AskBefore,
+    /// Never runs.
+    NeverAllow,
+}
+
+impl RuleDecision {
+    /// All decisions, the strictest first.
+    pub const ALL: [Self; 3] = [Self::NeverAllow, Self::AskBefore, Self::AlwaysAllow];
+
+    /// The name of the list in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AlwaysAllow => "always_allow",
+            Self::AskBefore => "ask_before",
+            Self::NeverAllow => "never_allow",
+        }
+    }
+}
+
+/// The user's rules; a pattern that stands in several lists has the strictest decision.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct PermissionRules {
+    pub(crate) rules: Vec<(String, RuleDecision)>,
+}
+
+impl PermissionRules {
+    pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ConfigError> {
+        let document = document::parse(path, bytes)?;
+        let user = user_section(path, &document)?;
+        let mut rules: Vec<(String, RuleDecision)> = Vec::new();
+        for decision in RuleDecision::ALL {
+            for pattern in list(path, &user, decision)? {
+                if rules.iter().all(|(known, _)| *known != pattern) {
+                    rules.push((pattern, decision));
+                }
+            }
+        }
+        Ok(Self { rules })
+    }
+}
+
+/// The `user` section with `pattern` in exactly the list of `decision`, or in none.
+pub(crate) fn user_section_with(
+    path: &Path,
+    document: &Mapping,
+    pattern: &str,
+    decision: Option<RuleDecision>,
+) -> Result<Mapping, ConfigError> {
+    let mut user = user_section(path, document)?;
+    // Goose needs all three lists to be there; they are made in its order.
+    for each in [RuleDecision::AlwaysAllow, RuleDecision::AskBefore, RuleDecision::NeverAllow] {
+        let mut patterns = list(path, &user, each)?;
+        if decision == Some(each) {
+            if !patterns.iter().any(|known| known == pattern) {
+                patterns.push(pattern.to_owned());
+            }
+        } else {
+            patterns.retain(|known| known != pattern);
+        }
+        let patterns = patterns.into_iter().map(Yaml::String).collect();
+        user.insert(Yaml::String(each.as_str().to_owned()), Yaml::Sequence(patterns));
+    }
+    Ok(user)
+}
+
+fn user_section(path: &Path, document: &Mapping) -> Result<Mapping, ConfigError> {
+    match document.get(USER_SECTION) {
+        None | Some(Yaml::Null) => Ok(Mapping::new()),
+        Some(Yaml::Mapping(user)) => Ok(user.clone()),
+        Some(other) => Err(shape(path, USER_SECTION.to_owned(), "a mapping of lists", other)),
+    }
+}
+
+fn list(path: &Path, user: &Mapping, decision: RuleDecision) -> Result<Vec<String>, ConfigError> {
+    let field = || format!("{USER_SECTION}.{}", decision.as_str());
+    match user.get(decision.as_str()) {
+        None | Some(Yaml::Null) => Ok(Vec::new()),
+        Some(Yaml::Sequence(items)) => items
+            .iter()
+            .map(|item| match item {
+                Yaml::String(pattern) => Ok(pattern.clone()),
+                other => Err(shape(path, field(), "a list of tool names", other)),
+            })
+            .collect(),
+        Some(other) => Err(shape(path, field(), "a list of tool names", other)),
+    }
+}
+
+fn shape(path: &Path, field: String, expected: &'static str, found: &Yaml) -> ConfigError {
+    ConfigError::Shape { path: path.to_path_buf(), field, expected, found: document::kind(found) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use RuleDecision::{AlwaysAllow, AskBefore, NeverAllow};
+
+    fn rules(text: &str) -> Result<Vec<(String, RuleDecision)>, ConfigError> {
+        PermissionRules::parse(Path::new("/permission.yaml"), text.as_bytes()).map(|rules| rules.rules)
+    }
+
+    #[test]
+    fn the_strictest_decision_of_a_pattern_holds() {
+        let found = rules(
+            "user:\n  always_allow: [a, b]\n  ask_before: [b, c]\n  never_allow: [c]\nsmart_approve:\n  always_allow: [z]\n",
+        );
+        let expected = [("c", NeverAllow), ("b", AskBefore), ("a", AlwaysAllow)];
+        assert_eq!(found.unwrap(), expected.map(|(pattern, decision)| (pattern.to_owned(), decision)));
+        for text in ["", "user:\n", "user: {always_allow: }\n", "smart_approve: {}\n"] {
+            assert_eq!(rules(text).unwrap(), [], "{text}");
+        }
+    }
+
+    #[test]
+    fn wrong_shapes_are_errors_that_name_the_list() {
+        for (text, field) in [
+            ("user: []\n", "user"),
+            ("user: {ask_before: x}\n", "user.ask_before"),
+            ("user: {never_allow: [1]}\n", "user.never_allow"),
+        ] {
+            let error = rules(text).unwrap_err().to_string();
+            assert!(error.contains(&format!("{field} must be")), "{error}");
+        }
+    }
+}

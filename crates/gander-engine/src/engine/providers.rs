@@ -1,0 +1,161 @@
+//! Providers and settings, as far as the engine itself decides about them.
+
+use gander_domain::{
+    ErrorDetail, ErrorReason, Session, SessionId,
+    session::{Mode, ModelSelection, OptionChoice, SessionOption},
+};
+use gander_model::{ModelInfo, ProviderInfo};
+
+use super::{Engine, Recorded, RequestContext, SessionPatch};
+use crate::models::ResolvedModel;
+
+impl Engine {
+    /// The configuration that this engine works with.
+    pub fn config(&self) -> &gander_config::ConfigHandle {
+        &self.services.config
+    }
+
+    /// Providers with whether they are configured.
+    pub fn providers(&self) -> Vec<(ProviderInfo, bool)> {
+        self.services.models.providers()
+    }
+
+    /// The model that a new session would use, and why.
+    pub fn default_model(&self, demo_allowed: bool) -> Result<ResolvedModel, ErrorDetail> {
+        self.services.models.resolve(None, demo_allowed)
+    }
+
+    /// Models of a provider: what is known without a call, or (`live`) what the provider itself lists.
+    pub async fn list_models(&self, provider_id: &str, live: bool) -> Result<Vec<ModelInfo>, ErrorDetail> {
+        if !live {
+            let known = self.providers().into_iter().find(|(info, _)| info.provider_id == provider_id);
+            return known.map(|(info, _)| info.models).ok_or_else(|| provider_not_found(provider_id));
+        }
+        let provider = self.services.models.provider(provider_id)?;
+        let call = tokio::time::timeout(std::time::Duration::from_secs(30), provider.list_models()).await;
+        call.map_err(|_| provider_timeout(provider_id))?.map_err(|e| e.to_detail(provider_id))
+    }
+
+    /// Proves that a provider can be used.
+    pub async fn check_provider(&self, provider_id: &str) -> Result<(), ErrorDetail> {
+        let provider = self.services.models.provider(provider_id)?;
+        let call = tokio::time::timeout(std::time::Duration::from_secs(30), provider.check()).await;
+        call.map_err(|_| provider_timeout(provider_id))?.map_err(|e| e.to_detail(provider_id))
+    }
+
+    pub(super) fn check_model_policy(&self, model: &ModelSelection) -> Result<(), ErrorDetail> {
+        let config = self.services.config.current();
+        let policy = config.policy();
+        let denied =
+            |e: gander_config::ConfigError| ErrorDetail::new(ErrorReason::PolicyDenied, e.to_string());
+        if !model.provider_id.is_empty() {
+            policy.check_provider(&model.provider_id).map_err(denied)?;
+        }
+        if !model.model_id.is_empty() {
+            policy.check_model(&model.model_id).map_err(denied)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn options_of(&self, session: &Session) -> Vec<SessionOption> {
+        let mode = session.mode.unwrap_or_else(|| self.services.configured_mode());
+        let choice = |mode: Mode, name: &str, description: &str| OptionChoice {
+            value: mode.as_str().to_owned(),
+            name: name.to_owned(),
+            description: description.to_owned(),
+        };
+        let mut options = vec![SessionOption {
+            option_id: "mode".to_owned(),
+            name: "Mode".to_owned(),
+            description: "When tools may run without a question".to_owned(),
+            category: "mode".to_owned(),
+            kind: "select".to_owned(),
+            value: mode.as_str().to_owned(),
+            choices: vec![
+                choice(Mode::Auto, "Auto", "Every tool runs without a question"),
+                choice(Mode::SmartApprove, "Smart approve", "Read-only tools run, the others ask"),
+                choice(Mode::Approve, "Approve", "Every tool asks first"),
+                choice(Mode::Chat, "Chat", "No tools"),
+            ],
+        }];
+        if let Ok(resolved) = self.services.models.resolve(session.model.as_ref(), session.demo_allowed) {
+            let info = resolved.provider.info();
+            let current = resolved.selection.model_id.clone();
+            let mut choices: Vec<_> = info
+                .models
+                .iter()
+                .map(|m| OptionChoice {
+                    value: m.model_id.clone(),
+                    name: m.display_name.clone(),
+                    description: String::new(),
+                })
+                .collect();
+            if !choices.iter().any(|c| c.value == current) {
+                choices.insert(
+                    0,
+                    OptionChoice {
+                        value: current.clone(),
+                        name: current.clone(),
+                        description: String::new(),
+                    },
+                );
+            }
+            options.push(SessionOption {
+                option_id: "model".to_owned(),
+                name: "Model".to_owned(),
+                description: format!("Model of {}", info.display_name),
+                category: "model".to_owned(),
+                kind: "select".to_owned(),
+                value: current,
+                choices,
+            });
+        }
+        options
+    }
+
+    /// Sets one of the session's options; gives all of them.
+    pub async fn set_session_option(
+        &self,
+        context: &RequestContext,
+        session_id: &SessionId,
+        option_id: &str,
+        value: &str,
+    ) -> Result<Recorded<Vec<SessionOption>>, ErrorDetail> {
+        let session = self.session(session_id).await?;
+        let options = self.options_of(&session);
+        let Some(option) = options.iter().find(|o| o.option_id == option_id) else {
+            let known: Vec<_> = options.iter().map(|o| o.option_id.as_str()).collect();
+            return Err(ErrorDetail::invalid("option_id", format!("must be one of {}", known.join(", "))));
+        };
+        let mut patch = SessionPatch::default();
+        if option_id == "mode" {
+            let mode = Mode::parse(value).ok_or_else(|| {
+                let choices: Vec<_> = option.choices.iter().map(|c| c.value.as_str()).collect();
+                ErrorDetail::invalid("value.choice", format!("must be one of {}", choices.join(", ")))
+            })?;
+            patch.mode = Some(Some(mode));
+        } else {
+            let resolved = self.services.models.resolve(session.model.as_ref(), session.demo_allowed)?;
+            let selection = ModelSelection { model_id: value.to_owned(), ..resolved.selection };
+            patch.model = Some(Some(selection));
+        }
+        let done = self.update_session(context, session_id, patch).await?;
+        Ok(Recorded { value: self.options_of(&done.value), sequence: done.sequence })
+    }
+}
+
+fn provider_not_found(provider_id: &str) -> ErrorDetail {
+    ErrorDetail::new(
+        ErrorReason::ProviderNotFound,
+        format!("provider {provider_id:?} is not known; `gander provider list` shows those that are"),
+    )
+    .with("providerId", provider_id)
+}
+
+fn provider_timeout(provider_id: &str) -> ErrorDetail {
+    ErrorDetail::new(
+        ErrorReason::ProviderUnavailable,
+        format!("provider {provider_id} did not answer within 30 s"),
+    )
+    .with("providerId", provider_id)
+}

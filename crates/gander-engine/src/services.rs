@@ -1,0 +1,252 @@
+//! What all parts of the engine share.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use gander_config::ConfigHandle;
+use gander_domain::{
+    ErrorDetail, ErrorReason, HostCallId, Interaction, InteractionId, SessionId, SessionState,
+    permission::{PermissionRule, RememberScope, RuleDecision},
+    session::Mode,
+};
+use gander_mcp::McpHost;
+use gander_store::{Store, StoreError};
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{models::Models, source::Source};
+
+/// Bounds and pauses of the engine.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// How long a cancelled turn's task may take before it is ended for it.
+    pub cancel_grace: Duration,
+    /// How long superseded deltas stay in the log after their turn's end.
+    pub delta_retention: Duration,
+    /// Idle sessions are unloaded after this.
+    pub idle_unload: Duration,
+    /// How long extensions may take to stop.
+    pub extension_stop_timeout: Duration,
+    /// How long a permission question stays open.
+    pub permission_expiry: Duration,
+    /// Tool calls of one model response that run at once.
+    pub parallel_tools: usize,
+    /// Model calls of one turn, where neither request nor configuration says otherwise.
+    pub max_model_calls: u32,
+    /// How long idempotency keys are remembered.
+    pub idempotency_retention: Duration,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            cancel_grace: Duration::from_millis(800),
+            delta_retention: Duration::from_secs(600),
+            idle_unload: Duration::from_secs(900),
+            extension_stop_timeout: Duration::from_secs(3),
+            permission_expiry: Duration::from_secs(24 * 3600),
+            parallel_tools: 8,
+            max_model_calls: 1000,
+            idempotency_retention: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// Store, clock, models, extensions, configuration: handed to every actor and turn.
+pub(crate) struct Services {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) models: Arc<dyn Models>,
+    pub(crate) mcp: Arc<McpHost>,
+    pub(crate) config: ConfigHandle,
+    pub(crate) options: EngineOptions,
+    pub(crate) tasks: TaskTracker,
+    /// No new turns are started once it is cancelled.
+    pub(crate) draining: CancellationToken,
+    /// Wakes the registry's sweep when an actor lost its store.
+    pub(crate) sessions_lost: Notify,
+    numbers: AtomicU64,
+    interactions: Mutex<InteractionIndex>,
+    /// Open host calls and whose they are.
+    host_calls: Mutex<std::collections::HashMap<HostCallId, SessionId>>,
+}
+
+/// Which session asked what; covers live sessions, which is where pending questions are.
+#[derive(Default)]
+struct InteractionIndex {
+    pending: BTreeMap<InteractionId, (SessionId, Interaction)>,
+    /// Sessions of resolved ones, oldest first, so that late answers get the right error.
+    resolved: std::collections::VecDeque<(InteractionId, SessionId)>,
+}
+
+const MAX_RESOLVED: usize = 4096;
+
+impl Services {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        source: Arc<dyn Source>,
+        models: Arc<dyn Models>,
+        mcp: Arc<McpHost>,
+        config: ConfigHandle,
+        options: EngineOptions,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            source,
+            models,
+            mcp,
+            config,
+            options,
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            sessions_lost: Notify::new(),
+            numbers: AtomicU64::new(1),
+            interactions: Mutex::default(),
+            host_calls: Mutex::default(),
+        })
+    }
+
+    /// A number that is unique in this daemon.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Takes over what a session has open.
+    pub(crate) fn index_interactions(&self, session_id: &SessionId, state: &SessionState) {
+        let mut guard = self.interactions.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = &mut *guard;
+        if state.session.pending_interaction_count == 0
+            && !index.pending.values().any(|(owner, _)| owner == session_id)
+        {
+            return;
+        }
+        let now: BTreeMap<_, _> = state
+            .pending_interactions(None)
+            .into_iter()
+            .map(|i| (i.interaction_id.clone(), (session_id.clone(), i.clone())))
+            .collect();
+        let gone: Vec<_> = index
+            .pending
+            .iter()
+            .filter(|(id, (owner, _))| owner == session_id && !now.contains_key(*id))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in gone {
+            index.pending.remove(&id);
+            index.resolved.push_back((id, session_id.clone()));
+        }
+        let excess = index.resolved.len().saturating_sub(MAX_RESOLVED);
+        index.resolved.drain(..excess);
+        index.pending.extend(now);
+    }
+
+    /// The session that asked.
+    pub(crate) fn session_of_interaction(&self, id: &InteractionId) -> Option<SessionId> {
+        let index = self.interactions.lock().unwrap_or_else(PoisonError::into_inner);
+        match index.pending.get(id) {
+            Some((session, _)) => Some(session.clone()),
+            None => index.resolved.iter().find(|(known, _)| known == id).map(|(_, session)| session.clone()),
+        }
+    }
+
+    /// Open questions of all sessions.
+    pub(crate) fn pending_interactions(&self) -> Vec<(SessionId, Interaction)> {
+        self.interactions.lock().unwrap_or_else(PoisonError::into_inner).pending.values().cloned().collect()
+    }
+
+    /// Forgets a deleted session.
+    pub(crate) fn forget_session(&self, session_id: &SessionId) {
+        let mut index = self.interactions.lock().unwrap_or_else(PoisonError::into_inner);
+        index.pending.retain(|_, (owner, _)| owner != session_id);
+        index.resolved.retain(|(_, owner)| owner != session_id);
+    }
+
+    pub(crate) fn note_host_call(&self, id: &HostCallId, session_id: &SessionId) {
+        let mut calls = self.host_calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.insert(id.clone(), session_id.clone());
+    }
+
+    pub(crate) fn forget_host_call(&self, id: &HostCallId) {
+        self.host_calls.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    pub(crate) fn session_of_host_call(&self, id: &HostCallId) -> Option<SessionId> {
+        self.host_calls.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// The mode of a session that sets none.
+    pub(crate) fn configured_mode(&self) -> Mode {
+        let value = self.config.current().get_string("GOOSE_MODE").ok().flatten();
+        value.as_deref().and_then(Mode::parse).unwrap_or_default()
+    }
+
+    /// The user's permission rules.
+    pub(crate) fn user_rules(&self) -> Vec<PermissionRule> {
+        let convert = |decision| match decision {
+            gander_config::RuleDecision::AlwaysAllow => RuleDecision::AlwaysAllow,
+            gander_config::RuleDecision::AskBefore => RuleDecision::Ask,
+            gander_config::RuleDecision::NeverAllow => RuleDecision::NeverAllow,
+        };
+        self.config
+            .rules()
+            .into_iter()
+            .map(|(tool_pattern, decision)| PermissionRule {
+                tool_pattern,
+                decision: convert(decision),
+                scope: RememberScope::User,
+            })
+            .collect()
+    }
+
+    /// Writes a rule that an answer created. A failure is logged: the answer itself stands.
+    pub(crate) fn remember_rule(&self, rule: &PermissionRule) {
+        let (config, pattern) = (self.config.clone(), rule.tool_pattern.clone());
+        let decision = match rule.decision {
+            RuleDecision::AlwaysAllow => gander_config::RuleDecision::AlwaysAllow,
+            RuleDecision::Ask => gander_config::RuleDecision::AskBefore,
+            RuleDecision::NeverAllow => gander_config::RuleDecision::NeverAllow,
+        };
+        self.tasks.spawn_blocking(move || {
+            if let Err(error) = config.set_rule(&pattern, Some(decision)) {
+                tracing::warn!(%error, %pattern, "the permission rule could not be stored");
+            }
+        });
+    }
+
+    /// Model calls of one turn where the request says nothing.
+    pub(crate) fn max_model_calls(&self) -> u32 {
+        let configured = self.config.current().get_u64("GOOSE_MAX_TURNS").ok().flatten();
+        configured
+            .and_then(|n| u32::try_from(n).ok())
+            .filter(|n| *n > 0)
+            .unwrap_or(self.options.max_model_calls)
+    }
+}
+
+/// The API error of a store error.
+pub(crate) fn store_error(error: &StoreError) -> ErrorDetail {
+    let detail = |reason| ErrorDetail::new(reason, error.to_string());
+    match error {
+        StoreError::SessionNotFound(id) => ErrorDetail::session_not_found(id),
+        StoreError::SessionExists(id) => detail(ErrorReason::SessionExists).with("sessionId", id),
+        StoreError::Fenced { .. } => detail(ErrorReason::StoreFenced),
+        StoreError::ContentNotFound(id) => detail(ErrorReason::ContentNotFound).with("contentId", id),
+        StoreError::Full => ErrorDetail::new(
+            ErrorReason::StoreFull,
+            "the disk that holds the data directory is full; free some space and try again",
+        )
+        .retry_after(Duration::from_secs(10)),
+        StoreError::ReadOnly(_) => detail(ErrorReason::StoreReadOnly),
+        StoreError::Corrupt(_) => detail(ErrorReason::StoreCorrupt),
+        StoreError::SequenceConflict { .. }
+        | StoreError::Owned { .. }
+        | StoreError::Newer { .. }
+        | StoreError::Unavailable(_) => detail(ErrorReason::StoreUnavailable),
+    }
+}

@@ -1,0 +1,135 @@
+//! Handles: how everyone else talks to a session actor.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gander_domain::{ErrorDetail, Payload, Sequence, Session, SessionId, TurnId, turn::TurnOutcome};
+use gander_store::NewContent;
+use tokio::sync::{mpsc, oneshot};
+
+use super::core::{Committed, Core};
+use crate::feed::Feed;
+
+/// Called with the outcome of the commit that the edit was part of.
+pub(super) type Completion = Box<dyn FnOnce(Result<(), ErrorDetail>) + Send>;
+/// A change or a question, run by the actor.
+pub(super) type Edit = Box<dyn FnOnce(&mut Core) -> Completion + Send>;
+
+/// What an actor is told.
+pub(super) enum Command {
+    Edit(Edit),
+    /// Events of a running turn.
+    Emit {
+        turn_id: Option<TurnId>,
+        payloads: Vec<Payload>,
+        contents: Vec<NewContent>,
+    },
+    TurnDone {
+        turn_id: TurnId,
+        outcome: TurnOutcome,
+    },
+    /// Ends the actor if the session is not live; answers whether it did.
+    Unload {
+        force: bool,
+        done: oneshot::Sender<bool>,
+    },
+}
+
+/// The actor has ended; the session may be loaded again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Gone;
+
+/// Cheap to clone; keeps nothing alive but the mailbox.
+#[derive(Clone)]
+pub(crate) struct SessionHandle {
+    pub(super) mailbox: mpsc::Sender<Command>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What can be read without asking the actor.
+pub(super) struct Shared {
+    pub(super) feed: Arc<Feed>,
+    /// As of the last commit.
+    pub(super) summary: Mutex<Arc<Session>>,
+    /// Whether the session must not be unloaded, and since when it has been idle.
+    pub(super) live: Mutex<Liveness>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Liveness {
+    pub(super) live: bool,
+    pub(super) since: std::time::Instant,
+}
+
+impl SessionHandle {
+    pub(crate) fn session_id(&self) -> &SessionId {
+        &self.shared.feed.session_id
+    }
+
+    /// The session as of the last commit.
+    pub(crate) fn summary(&self) -> Session {
+        let mut session = (**self.shared.summary.lock().unwrap_or_else(PoisonError::into_inner)).clone();
+        session.last_sequence = session.last_sequence.max(self.shared.feed.state().last_sequence);
+        session
+    }
+
+    /// For how long the session has had nothing to do; `None` while it is live.
+    pub(crate) fn idle_for(&self) -> Option<std::time::Duration> {
+        let live = *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner);
+        (!live.live).then(|| live.since.elapsed())
+    }
+
+    /// Whether the actor still takes commands.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.mailbox.is_closed()
+    }
+
+    /// Runs `edit` in the actor. The answer comes after the commit; its sequence is that of the last event then.
+    ///
+    /// An edit that returns an error must not have emitted anything.
+    pub(crate) async fn edit<T: Send + 'static>(
+        &self,
+        edit: impl FnOnce(&mut Core) -> Result<T, ErrorDetail> + Send + 'static,
+    ) -> Result<Result<Committed<T>, ErrorDetail>, Gone> {
+        let (reply, answer) = oneshot::channel();
+        let edit: Edit = Box::new(move |core| {
+            let result = edit(core);
+            let sequence: Sequence = core.state.last_sequence();
+            Box::new(move |committed| {
+                let answer = match committed {
+                    Ok(()) => result.map(|value| Committed { value, sequence }),
+                    Err(error) => Err(error),
+                };
+                // The caller may have gone; its effect stands all the same.
+                let _ = reply.send(answer);
+            })
+        });
+        self.mailbox.send(Command::Edit(edit)).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+
+    /// Appends events of a running turn, without waiting for the commit.
+    pub(crate) async fn emit(
+        &self,
+        turn_id: Option<TurnId>,
+        payloads: Vec<Payload>,
+        contents: Vec<NewContent>,
+    ) -> Result<(), Gone> {
+        if payloads.is_empty() {
+            return Ok(());
+        }
+        self.mailbox.send(Command::Emit { turn_id, payloads, contents }).await.map_err(|_| Gone)
+    }
+
+    pub(crate) async fn turn_done(&self, turn_id: TurnId, outcome: TurnOutcome) {
+        let _ = self.mailbox.send(Command::TurnDone { turn_id, outcome }).await;
+    }
+
+    /// Asks the actor to end; `true` when it has, or had before.
+    pub(crate) async fn unload(&self, force: bool) -> bool {
+        let (done, answer) = oneshot::channel();
+        if self.mailbox.send(Command::Unload { force, done }).await.is_err() {
+            return true;
+        }
+        answer.await.unwrap_or(true)
+    }
+}

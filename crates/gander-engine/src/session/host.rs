@@ -1,0 +1,213 @@
+//! Hosts: programs that do work for a session (an editor's file system and terminals, client-side tools).
+//!
+//! One host per session; the life of its stream is the life of the registration. Without a host a call fails at once.
+
+use std::time::Duration;
+
+use gander_domain::{
+    ErrorDetail, ErrorReason, HostCallId, ItemId, Payload, SessionId,
+    event::ToolProgress,
+    host::{HostCall, HostCallKind, HostCallOutcome, HostCapabilities},
+};
+use gander_mcp::CallProgress;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{core::Core, handle::SessionHandle};
+use crate::source::Mint;
+
+/// Calls waiting for one host.
+const MAX_CALLS: usize = 64;
+
+pub(super) struct HostSlot {
+    registration: u64,
+    pub(super) capabilities: HostCapabilities,
+    calls: mpsc::Sender<HostCall>,
+}
+
+/// A call that the host has not answered yet. Dropping it tells the caller that nobody will.
+pub(super) struct OpenHostCall {
+    item_id: Option<ItemId>,
+    turn_id: Option<gander_domain::TurnId>,
+    answer: oneshot::Sender<HostCallOutcome>,
+}
+
+/// An attached host's end: its calls, and the registration that ends with it.
+pub struct HostAttachment {
+    pub calls: mpsc::Receiver<HostCall>,
+    pub registration: HostRegistration,
+}
+
+/// Dropping it detaches the host; its open calls fail.
+pub struct HostRegistration {
+    session: SessionHandle,
+    number: u64,
+    tasks: tokio_util::task::TaskTracker,
+}
+
+impl Drop for HostRegistration {
+    fn drop(&mut self) {
+        let (session, number) = (self.session.clone(), self.number);
+        self.tasks.spawn(async move {
+            let _ = session
+                .edit(move |core| {
+                    core.detach_host(number);
+                    Ok(())
+                })
+                .await;
+        });
+    }
+}
+
+impl Core {
+    /// Registers a host; a second one is refused while the first is attached.
+    pub(crate) fn attach_host(
+        &mut self,
+        capabilities: HostCapabilities,
+    ) -> Result<HostAttachment, ErrorDetail> {
+        if self.host.as_ref().is_some_and(|h| !h.calls.is_closed()) {
+            return Err(ErrorDetail::new(
+                ErrorReason::HostAlreadyAttached,
+                "a host is attached to this session already; close its stream first",
+            ));
+        }
+        let (sender, calls) = mpsc::channel(MAX_CALLS);
+        let number = self.services.next_number();
+        self.host = Some(HostSlot { registration: number, capabilities, calls: sender });
+        let registration =
+            HostRegistration { session: self.me.clone(), number, tasks: self.services.tasks.clone() };
+        Ok(HostAttachment { calls, registration })
+    }
+
+    fn detach_host(&mut self, number: u64) {
+        if self.host.as_ref().is_some_and(|h| h.registration == number) {
+            self.host = None;
+            // The callers see their sender dropped.
+            for (id, _) in self.host_calls.drain() {
+                self.services.forget_host_call(&id);
+            }
+        }
+    }
+
+    /// What the attached host can do.
+    pub(crate) fn host_capabilities(&self) -> Option<&HostCapabilities> {
+        self.host.as_ref().map(|h| &h.capabilities)
+    }
+
+    fn call_host(
+        &mut self,
+        item_id: Option<ItemId>,
+        kind: HostCallKind,
+        deadline: Duration,
+    ) -> Result<(HostCallId, oneshot::Receiver<HostCallOutcome>), ErrorDetail> {
+        let Some(host) = &self.host else { return Err(no_host()) };
+        let host_call_id = self.services.source.host_call_id();
+        let call = HostCall {
+            host_call_id: host_call_id.clone(),
+            item_id: item_id.clone(),
+            deadline: self.services.source.now().plus(deadline),
+            kind,
+        };
+        host.calls.try_send(call).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => ErrorDetail::new(
+                ErrorReason::Overloaded,
+                format!("the attached host has {MAX_CALLS} calls open already"),
+            ),
+            mpsc::error::TrySendError::Closed(_) => no_host(),
+        })?;
+        let (sender, receiver) = oneshot::channel();
+        let turn_id = self.state.session.active_turn_id.clone().filter(|_| item_id.is_some());
+        self.host_calls.insert(host_call_id.clone(), OpenHostCall { item_id, turn_id, answer: sender });
+        self.services.note_host_call(&host_call_id, self.session_id());
+        Ok((host_call_id, receiver))
+    }
+
+    /// Takes the host's answer.
+    pub(crate) fn complete_host_call(
+        &mut self,
+        host_call_id: &HostCallId,
+        outcome: HostCallOutcome,
+    ) -> Result<(), ErrorDetail> {
+        let open = self.host_calls.remove(host_call_id).ok_or_else(|| host_call_not_found(host_call_id))?;
+        self.services.forget_host_call(host_call_id);
+        let _ = open.answer.send(outcome);
+        Ok(())
+    }
+
+    /// Carries the host's progress into the log; that of a direct call belongs to no item and is dropped.
+    pub(crate) fn report_host_progress(
+        &mut self,
+        host_call_id: &HostCallId,
+        progress: CallProgress,
+    ) -> Result<(), ErrorDetail> {
+        let open = self.host_calls.get(host_call_id).ok_or_else(|| host_call_not_found(host_call_id))?;
+        if let Some(item_id) = open.item_id.clone() {
+            let turn_id = open.turn_id.clone();
+            self.emit(turn_id, progress_payload(item_id, progress));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn host_call_not_found(host_call_id: &HostCallId) -> ErrorDetail {
+    ErrorDetail::new(
+        ErrorReason::HostCallNotFound,
+        format!("host call {host_call_id} is not open: it was answered, cancelled, or timed out"),
+    )
+    .with("hostCallId", host_call_id)
+}
+
+/// Progress of a call as the log says it.
+pub(crate) fn progress_payload(item_id: ItemId, progress: CallProgress) -> Payload {
+    match progress {
+        CallProgress::Output { stream, text } => Payload::ToolOutputDelta { item_id, stream, text },
+        CallProgress::Progress { progress, total, message } => {
+            let (progress, total) = (progress.to_string(), total.map(|t| t.to_string()));
+            Payload::ToolProgress(ToolProgress { item_id, progress, total, message, subagent: None })
+        }
+        CallProgress::Notification { method, params_json } => {
+            Payload::ToolNotification { item_id, method, params_json }
+        }
+    }
+}
+
+fn no_host() -> ErrorDetail {
+    ErrorDetail::new(
+        ErrorReason::CapabilityMissing,
+        "no host is attached to this session, so nobody can run this call; attach one with AttachHost",
+    )
+}
+
+/// Makes one call to the session's host and waits for its answer.
+pub(crate) async fn call_host(
+    session: &SessionHandle,
+    item_id: Option<ItemId>,
+    kind: HostCallKind,
+    deadline: Duration,
+) -> Result<HostCallOutcome, ErrorDetail> {
+    let asked = session.edit(move |core| core.call_host(item_id, kind, deadline)).await;
+    let (id, receiver) = asked.map_err(|_| super::actor::gone())??.value;
+    let gone = || ErrorDetail::new(ErrorReason::ExtensionUnavailable, "the host detached before it answered");
+    match tokio::time::timeout(deadline, receiver).await {
+        Ok(outcome) => outcome.map_err(|_| gone()),
+        Err(_) => {
+            let _ = session
+                .edit(move |core| {
+                    core.host_calls.remove(&id);
+                    core.services.forget_host_call(&id);
+                    Ok(())
+                })
+                .await;
+            Err(ErrorDetail::new(
+                ErrorReason::ToolTimedOut,
+                format!("the host did not answer within {} s", deadline.as_secs()),
+            ))
+        }
+    }
+}
+
+impl HostRegistration {
+    /// The session that the registration belongs to.
+    pub fn session_id(&self) -> &SessionId {
+        self.session.session_id()
+    }
+}

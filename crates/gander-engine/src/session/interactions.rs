@@ -1,0 +1,153 @@
+//! Questions: asked by turns and extensions, answered by any client, expired by the actor.
+
+use gander_domain::{
+    Actor, ErrorDetail, ErrorReason, Interaction, InteractionId, Payload, TurnId,
+    interaction::{
+        Answer, DecisionKind, FormAction, InteractionKind, InteractionOutcome, InteractionState, Resolution,
+    },
+    permission::{PermissionRule, RememberScope, RuleDecision},
+};
+use tokio::sync::oneshot;
+
+use super::core::Core;
+
+impl Core {
+    /// Appends a question; the receiver gets its resolution once that is committed.
+    pub(crate) fn ask(&mut self, interaction: Interaction) -> oneshot::Receiver<Resolution> {
+        let (sender, receiver) = oneshot::channel();
+        self.waiters.insert(interaction.interaction_id.clone(), sender);
+        let turn_id = interaction.turn_id.clone();
+        self.emit(turn_id, Payload::InteractionRequested { interaction: Box::new(interaction) });
+        receiver
+    }
+
+    /// Appends the resolution of a pending question and wakes who asked.
+    pub(super) fn resolve_interaction(&mut self, turn_id: Option<TurnId>, resolution: Resolution) {
+        let waiter = self.waiters.remove(&resolution.interaction_id);
+        self.emit(turn_id, Payload::InteractionResolved(resolution.clone()));
+        if let Some(waiter) = waiter {
+            self.after_commit(move |_| {
+                let _ = waiter.send(resolution);
+            });
+        }
+    }
+
+    /// Takes an answer. The same answer to a resolved question is fine, another one is not.
+    pub(crate) fn respond(
+        &mut self,
+        interaction_id: &InteractionId,
+        answer: Answer,
+        by: Actor,
+    ) -> Result<Interaction, ErrorDetail> {
+        let Some(interaction) = self.state.interactions.get(interaction_id).cloned() else {
+            return Err(interaction_not_found(interaction_id));
+        };
+        if interaction.state == InteractionState::Resolved {
+            if interaction.answer.as_ref() == Some(&answer) {
+                return Ok(interaction);
+            }
+            let by = interaction.answered_by.as_ref().map(|a| a.client_name.clone()).unwrap_or_default();
+            return Err(ErrorDetail::new(
+                ErrorReason::InteractionResolved,
+                format!("interaction {interaction_id} has been resolved already"),
+            )
+            .with("interactionId", interaction_id)
+            .with("answeredBy", by));
+        }
+        let rule = validate_answer(&interaction, &answer)?;
+        let remembered =
+            rule.clone().filter(|r| matches!(r.scope, RememberScope::User | RememberScope::Project));
+        self.act_as(by.clone());
+        self.resolve_interaction(
+            interaction.turn_id.clone(),
+            Resolution {
+                interaction_id: interaction_id.clone(),
+                outcome: InteractionOutcome::Answered,
+                answer: Some(answer),
+                answered_by: Some(by),
+                rule_created: rule,
+            },
+        );
+        if let Some(rule) = remembered {
+            self.after_commit(move |core| core.services.remember_rule(&rule));
+        }
+        self.state
+            .interactions
+            .get(interaction_id)
+            .cloned()
+            .ok_or_else(|| interaction_not_found(interaction_id))
+    }
+
+    pub(super) fn expire_interactions(&mut self) {
+        let now = self.now();
+        let expired: Vec<_> = self
+            .state
+            .pending_interactions(None)
+            .into_iter()
+            .filter(|i| i.expire_time <= now)
+            .map(|i| (i.interaction_id.clone(), i.turn_id.clone()))
+            .collect();
+        for (interaction_id, turn_id) in expired {
+            let resolution = Resolution {
+                interaction_id,
+                outcome: InteractionOutcome::Expired,
+                answer: None,
+                answered_by: None,
+                rule_created: None,
+            };
+            self.resolve_interaction(turn_id, resolution);
+        }
+    }
+}
+
+pub(crate) fn interaction_not_found(interaction_id: &InteractionId) -> ErrorDetail {
+    ErrorDetail::new(
+        ErrorReason::InteractionNotFound,
+        format!("interaction {interaction_id} does not exist; ListInteractions shows those that do"),
+    )
+    .with("interactionId", interaction_id)
+}
+
+/// Checks that an answer fits its question; gives the rule that it creates.
+fn validate_answer(
+    interaction: &Interaction,
+    answer: &Answer,
+) -> Result<Option<PermissionRule>, ErrorDetail> {
+    match &interaction.kind {
+        InteractionKind::Permission(question) => {
+            let (kind, scope, _) =
+                question.decide(answer).map_err(|why| ErrorDetail::invalid("answer", why))?;
+            let decision = match kind {
+                DecisionKind::Allow => RuleDecision::AlwaysAllow,
+                DecisionKind::Deny | DecisionKind::Cancel => RuleDecision::NeverAllow,
+            };
+            Ok((scope != RememberScope::Once).then(|| PermissionRule {
+                tool_pattern: question.tool_call.name.clone(),
+                decision,
+                scope,
+            }))
+        }
+        InteractionKind::ElicitForm { .. } => match answer {
+            Answer::Form { action: FormAction::Accept, content_json } => {
+                let content = content_json.as_deref().unwrap_or_default();
+                let object = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(content);
+                object.map(|_| None).map_err(|e| {
+                    ErrorDetail::new(
+                        ErrorReason::ElicitationContentInvalid,
+                        format!("answer.form.content_json must be a JSON object: {e}"),
+                    )
+                })
+            }
+            Answer::Form { .. } => Ok(None),
+            _ => Err(ErrorDetail::invalid("answer", "a form is answered by `form`")),
+        },
+        InteractionKind::OpenUrl { .. } => match answer {
+            Answer::Url { .. } => Ok(None),
+            _ => Err(ErrorDetail::invalid("answer", "a URL question is answered by `url`")),
+        },
+        InteractionKind::Sampling { .. } => match answer {
+            Answer::Decision { .. } | Answer::Option { .. } => Ok(None),
+            _ => Err(ErrorDetail::invalid("answer", "a sampling question is answered by `decision`")),
+        },
+    }
+}

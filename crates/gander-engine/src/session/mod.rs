@@ -1,0 +1,21 @@
+//! Session actors: one task per live session, the only writer of its log.
+//!
+//! Everything that changes a session is a closure run by its actor against the current state ([`SessionHandle::edit`]).
+//! The actor runs what is queued, commits all events of the batch at once, publishes them, and only then answers the
+//! callers: an answer implies that its effect survives `kill -9`.
+
+mod actor;
+mod close;
+mod core;
+mod handle;
+mod host;
+mod interactions;
+mod turns;
+
+pub(crate) use self::core::{Committed, Core, ExtensionPlan, PlannedExtension};
+pub(crate) use actor::{SpawnSession, gone, spawn};
+pub(crate) use handle::SessionHandle;
+pub use host::{HostAttachment, HostRegistration};
+pub(crate) use host::{call_host, host_call_not_found, progress_payload};
+pub(crate) use interactions::interaction_not_found;
+pub(crate) use turns::{SteerRequest, TurnStart, turn_not_found};

@@ -1,0 +1,11 @@
+//! Goose's document formats ⇄ gander's domain model.
+//!
+//! Pure: no IO, no async, no clock, no environment. Documents arrive as [`serde_json::Value`] whatever their file
+//! format was, so that YAML, JSON and REST bodies share one reader. What a document says and this build does not
+//! know is kept and written back. Errors name the field, what was found, what was expected, and the remedy; they
+//! never quote values, which may be secrets.
+
+pub mod error;
+pub mod extension;
+
+pub use error::FormatError;
