@@ -247,7 +247,7 @@ pub enum ToolKind {
     Other,
 }
 
-/// `STREAMING_ARGUMENTS → PENDING → AWAITING_APPROVAL → RUNNING → COMPLETED`, with side exits (mapping.md §3).
+/// `STREAMING_ARGUMENTS → PENDING → AWAITING_APPROVAL → RUNNING → COMPLETED`, with side exits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToolCallStatus {
@@ -272,7 +272,7 @@ impl ToolCallStatus {
         !matches!(self, Self::StreamingArguments | Self::Pending | Self::AwaitingApproval | Self::Running)
     }
 
-    /// Whether `next` may follow (mapping.md §3).
+    /// Whether `next` may follow.
     pub fn may_become(self, next: ToolCallStatus) -> bool {
         use ToolCallStatus as S;
         if self == next {

@@ -6,7 +6,7 @@ use gander_domain::session::Instruction;
 
 /// What the prompt is made of.
 #[derive(Debug, Clone, Default)]
-pub struct PromptInput<'a> {
+pub(crate) struct PromptInput<'a> {
     pub working_directory: &'a str,
     pub additional_directories: &'a [String],
     /// `YYYY-MM-DD`.
@@ -19,7 +19,7 @@ pub struct PromptInput<'a> {
 }
 
 /// The system prompt. Instructions that replace come instead of the built-in text, the others behind it.
-pub fn system_prompt(input: &PromptInput<'_>) -> String {
+pub(crate) fn system_prompt(input: &PromptInput<'_>) -> String {
     let mut text = String::new();
     let replacements: Vec<_> = input.instructions.iter().filter(|i| i.replace).collect();
     if replacements.is_empty() {

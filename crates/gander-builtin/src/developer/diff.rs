@@ -24,7 +24,7 @@ pub(super) struct Change<'a> {
 
 /// How a change is reported.
 pub(super) struct Report {
-    /// `{"diff": [...]}`, mapping.md's diff parts.
+    /// `{"diff": [...]}`, as the diff parts of a result.
     pub(super) structured: Value,
     pub(super) added: usize,
     pub(super) removed: usize,

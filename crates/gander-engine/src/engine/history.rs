@@ -21,7 +21,7 @@ use super::{
     idempotency::{Keyed, Receipt},
     sessions::busy,
 };
-use crate::{services::store_error, source::Mint};
+use crate::{services::store_error, session::title_from, source::Mint};
 
 /// Snapshots kept for the next pages.
 const MAX_SNAPSHOTS: usize = 64;
@@ -366,7 +366,12 @@ impl Engine {
         if item.state == ItemState::InProgress {
             return Err(busy("an item cannot be redacted"));
         }
-        let replacements = self.replacements(session_id, item_id).await?;
+        // The first message lends its beginning to the provisional title.
+        let title = title_from(&item.text()).filter(|_| matches!(item.body, ItemBody::UserMessage(_)));
+        let replacements = self.replacements(session_id, item_id, title.as_deref()).await?;
+        if title.as_ref() == Some(&state.session.title) {
+            state.session.title.clear();
+        }
         let contents = content_ids(&item);
         let event = Event {
             sequence: state.last_sequence() + 1,
@@ -400,6 +405,7 @@ impl Engine {
         &self,
         session_id: &SessionId,
         item_id: &ItemId,
+        title: Option<&str>,
     ) -> Result<Vec<(Sequence, Option<Payload>)>, ErrorDetail> {
         let mut out = Vec::new();
         let mut after = 0;
@@ -412,7 +418,10 @@ impl Engine {
                 .map_err(|e| store_error(&e))?;
             for event in &page.events {
                 match redact_payload(&event.payload, item_id) {
-                    RedactAction::Keep => {}
+                    RedactAction::Keep => {
+                        let without = title.and_then(|title| without_title(&event.payload, title));
+                        out.extend(without.map(|payload| (event.sequence, Some(payload))));
+                    }
                     RedactAction::Replace(payload) => out.push((event.sequence, Some(*payload))),
                     RedactAction::Drop => out.push((event.sequence, None)),
                 }
@@ -448,6 +457,20 @@ impl Engine {
 
 fn position<'a>(mut ids: impl Iterator<Item = &'a ItemId>, id: &ItemId) -> Result<usize, ErrorDetail> {
     ids.position(|known| known == id).ok_or_else(|| item_not_found(id))
+}
+
+/// The event without a title that a redacted message had lent.
+fn without_title(payload: &Payload, title: &str) -> Option<Payload> {
+    let mut payload = payload.clone();
+    match &mut payload {
+        Payload::SessionCreated { session, .. } | Payload::SessionUpdated { session, .. }
+            if session.title == title =>
+        {
+            session.title.clear();
+            Some(payload)
+        }
+        _ => None,
+    }
 }
 
 fn item_not_found(item_id: &ItemId) -> ErrorDetail {

@@ -148,8 +148,9 @@ impl Engine {
         self.services.draining.clone()
     }
 
-    /// Stops the engine: no new turns; running ones may finish within `grace` and are then interrupted; streams end;
-    /// extensions stop; the store is closed. Finishes within `grace` plus about five seconds.
+    /// Stops the work: no new turns; running ones may finish within `grace` and are then interrupted; streams are told
+    /// to end; extensions stop. Finishes within `grace` plus about five seconds. [`Engine::close`] comes last, when no
+    /// stream reads the store any more.
     pub async fn drain(&self, grace: Duration) {
         self.services.draining.cancel();
         let until = tokio::time::Instant::now() + grace;
@@ -175,6 +176,10 @@ impl Engine {
         let unloads =
             self.live_slots().into_iter().map(|(id, _)| async move { self.unload(&id, true).await });
         let _ = tokio::time::timeout(Duration::from_secs(4), futures::future::join_all(unloads)).await;
+    }
+
+    /// Closes the store.
+    pub async fn close(&self) {
         self.services.tasks.close();
         if let Err(error) = self.services.store.close(Duration::from_secs(3)).await {
             tracing::warn!(%error, "the store did not close cleanly");

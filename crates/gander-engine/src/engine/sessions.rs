@@ -313,9 +313,8 @@ impl Engine {
                 note("working_directory", differs);
                 session.working_directory = directory;
             }
-            set(&mut session.additional_directories, additional_directories, |d| {
-                note("additional_directories", d)
-            });
+            let directories = &mut session.additional_directories;
+            set(directories, additional_directories, |d| note("additional_directories", d));
             set(&mut session.model, patch.model, |d| note("model", d));
             set(&mut session.mode, patch.mode, |d| note("mode", d));
             set(&mut session.instructions, patch.instructions, |d| note("instructions", d));

@@ -18,4 +18,4 @@ pub(crate) use handle::SessionHandle;
 pub use host::{HostAttachment, HostRegistration};
 pub(crate) use host::{call_host, host_call_not_found, progress_payload};
 pub(crate) use interactions::interaction_not_found;
-pub(crate) use turns::{SteerRequest, TurnStart, turn_not_found};
+pub(crate) use turns::{SteerRequest, TurnStart, title_from, turn_not_found};

@@ -418,7 +418,7 @@ pub(crate) fn turn_not_found(turn_id: &TurnId) -> ErrorDetail {
 }
 
 /// A provisional title: the beginning of the first message.
-fn title_from(text: &str) -> Option<String> {
+pub(crate) fn title_from(text: &str) -> Option<String> {
     const MAX_CHARS: usize = 60;
     let line = text.lines().map(str::trim).find(|l| !l.is_empty())?;
     let mut title: String = line.chars().take(MAX_CHARS).collect();

@@ -36,6 +36,8 @@ use crate::{
 
 /// Attempts of one model call.
 const MAX_ATTEMPTS: u32 = 4;
+/// How long running tools may take to wind down when the turn is cancelled.
+const WIND_DOWN: Duration = Duration::from_millis(500);
 /// Model events handled at once when they are ready at once.
 const READY_CHUNK: usize = 128;
 
@@ -85,12 +87,26 @@ impl TurnTask {
     pub(crate) async fn run(mut self) -> TurnOutcome {
         let cancel = self.start.cancel.clone();
         let limit = self.start.limits.max_duration_ms.map(Duration::from_millis);
+        let cancelled = async {
+            cancel.cancelled().await;
+            // Every wait of the work ends with the cancel; this is for the tools, which say what they had so far.
+            tokio::time::sleep(WIND_DOWN).await;
+        };
         let work = self.work();
         tokio::select! {
             biased;
-            () = cancel.cancelled() => TurnOutcome::Cancelled,
-            () = sleep_for(limit) => TurnOutcome::Completed(StopReason::Budget),
             outcome = work => outcome,
+            () = cancelled => TurnOutcome::Cancelled,
+            () = sleep_for(limit) => TurnOutcome::Completed(StopReason::Budget),
+        }
+    }
+
+    /// Waits for something that does not wind down by itself when the turn is cancelled.
+    async fn unless_cancelled<T>(&self, wait: impl Future<Output = T>) -> TurnResult<T> {
+        tokio::select! {
+            biased;
+            () = self.start.cancel.cancelled() => Err(TurnOutcome::Cancelled),
+            value = wait => Ok(value),
         }
     }
 
@@ -131,7 +147,7 @@ impl TurnTask {
     /// Waits for starting extensions, then goes on without those that are absent and says which.
     async fn await_extensions(&self) -> TurnResult<()> {
         let Some(extensions) = &self.start.extensions else { return Ok(()) };
-        let statuses = extensions.wait_ready(self.start.wait_for_extensions).await;
+        let statuses = self.unless_cancelled(extensions.wait_ready(self.start.wait_for_extensions)).await?;
         let mut payloads = Vec::new();
         for status in statuses {
             use gander_domain::extension::ExtensionState as S;
@@ -223,6 +239,9 @@ impl TurnTask {
         if !end.calls.is_empty() {
             self.tools_ran = true;
             tools::run_calls(self, mode, &tools, end.calls).await?;
+            if self.start.cancel.is_cancelled() {
+                return Err(TurnOutcome::Cancelled);
+            }
             return Ok(Call::Again);
         }
         match end.stop {
@@ -263,7 +282,7 @@ impl TurnTask {
             error: detail,
         };
         self.emit(vec![scheduled]).await.map_err(|Stopped| TurnOutcome::Cancelled)?;
-        tokio::time::sleep(delay).await;
+        self.unless_cancelled(tokio::time::sleep(delay)).await?;
         *attempt += 1;
         Ok(())
     }
@@ -278,7 +297,7 @@ impl TurnTask {
             &self.start.model.selection.model_id,
         );
         let mut stream = self.start.model.provider.stream(request).ready_chunks(READY_CHUNK);
-        while let Some(chunk) = stream.next().await {
+        while let Some(chunk) = self.unless_cancelled(stream.next()).await? {
             let mut payloads = Vec::new();
             for event in chunk {
                 match event {

@@ -94,7 +94,8 @@ impl ToolRun<'_> {
                 return Ok(cancel_turn);
             }
         }
-        let Ok(_permit) = permits.acquire().await else { return Err(Stopped) };
+        let permit = self.task.unless_cancelled(permits.acquire()).await.map_err(|_| Stopped)?;
+        let Ok(_permit) = permit else { return Err(Stopped) };
         self.execute(&tool).await.map(|()| false)
     }
 
@@ -234,7 +235,8 @@ impl ToolRun<'_> {
             Ok(core.ask(interaction))
         });
         let Ok(Ok(asked)) = asked.await else { return Err(Stopped) };
-        let resolution = asked.value.await.map_err(|_| Stopped)?;
+        let resolution = self.task.unless_cancelled(asked.value).await.map_err(|_| Stopped)?;
+        let resolution = resolution.map_err(|_| Stopped)?;
         Ok(decision(&question, &resolution, &self.call().name))
     }
 

@@ -1,0 +1,170 @@
+//! A stdio MCP server that misbehaves on request; the tests of this crate start it as a real child process. Written
+//! on plain JSON lines so that it can break the protocol.
+//!
+//! Arguments choose how it starts: `hang` (never answers), `die` (exits at once), `version` (an unknown protocol
+//! version), `circle` (pages without end), `banner` (text on stdout), `crash-once FILE` (exits after `initialize`
+//! unless FILE exists, and creates it).
+
+use std::{
+    io::{self, BufRead as _, Write as _},
+    process::{Command, ExitCode, Stdio},
+};
+
+use serde_json::{Value, json};
+
+fn send(message: &Value) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{message}")?;
+    out.flush()
+}
+
+fn result(id: &Value, result: &Value) -> io::Result<()> {
+    send(&json!({"jsonrpc": "2.0", "id": id, "result": result}))
+}
+
+fn text(id: &Value, text: &str) -> io::Result<()> {
+    result(id, &json!({"content": [{"type": "text", "text": text}]}))
+}
+
+fn tools() -> Value {
+    let names = [
+        "echo",
+        "crash",
+        "grandchild",
+        "flood",
+        "env",
+        "large",
+        "batch",
+        "garbled",
+        "progress",
+        "silent",
+        "leave",
+    ];
+    let tool = |name: &&str| json!({"name": name, "description": *name, "inputSchema": {"type": "object"}});
+    Value::Array(names.iter().map(tool).collect())
+}
+
+fn main() -> ExitCode {
+    let mode: Vec<String> = std::env::args().skip(1).collect();
+    match mode.first().map(String::as_str) {
+        Some("hang") => {
+            // Reads and never answers, until stdin ends.
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            return ExitCode::SUCCESS;
+        }
+        Some("die") => {
+            let _ = writeln!(io::stderr(), "cannot start: secret is hunter22");
+            return ExitCode::from(7);
+        }
+        Some("banner") => {
+            let _ = writeln!(io::stdout(), "Welcome!\n{{not json}}\n[1, 2\n");
+        }
+        _ => {}
+    }
+    match serve(&mode) {
+        Ok(code) => code,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn serve(mode: &[String]) -> io::Result<ExitCode> {
+    for line in io::stdin().lock().lines() {
+        let request: Value = serde_json::from_str(&line?)?;
+        let id = &request["id"];
+        match request["method"].as_str().unwrap_or_default() {
+            "initialize" => {
+                if let [flag, file] = mode
+                    && flag == "crash-once"
+                    && !std::path::Path::new(file).exists()
+                {
+                    std::fs::write(file, "")?;
+                    return Ok(ExitCode::from(9));
+                }
+                let bad = mode.first().is_some_and(|mode| mode == "version");
+                let version = if bad { "1999-01-01" } else { "2025-06-18" };
+                result(
+                    id,
+                    &json!({"protocolVersion": version, "capabilities": {"tools": {"listChanged": true}},
+                        "serverInfo": {"name": "test", "version": "1"}, "instructions": "be nice"}),
+                )?;
+            }
+            "tools/list" => {
+                let mut page = json!({"tools": tools()});
+                if mode.first().is_some_and(|mode| mode == "circle") {
+                    page["nextCursor"] = json!("again");
+                }
+                result(id, &page)?;
+            }
+            "tools/call" => {
+                if let Some(code) = call(id, &request["params"])? {
+                    return Ok(code);
+                }
+            }
+            "ping" => result(id, &json!({}))?,
+            _ => {}
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn call(id: &Value, params: &Value) -> io::Result<Option<ExitCode>> {
+    match params["name"].as_str().unwrap_or_default() {
+        "echo" => text(id, &params["arguments"].to_string())?,
+        "crash" => {
+            writeln!(io::stderr(), "about to crash, token hunter22")?;
+            return Ok(Some(ExitCode::from(3)));
+        }
+        // Answers and exits at once.
+        "leave" => {
+            text(id, "bye")?;
+            return Ok(Some(ExitCode::SUCCESS));
+        }
+        "grandchild" => {
+            let child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn()?;
+            text(id, &child.id().to_string())?;
+        }
+        "flood" => {
+            let line = "x".repeat(1000);
+            for _ in 0..2000 {
+                writeln!(io::stderr(), "{line}")?;
+            }
+            text(id, "flooded")?;
+        }
+        "env" => {
+            let names: Vec<String> =
+                std::env::vars_os().map(|(name, _)| name.to_string_lossy().into()).collect();
+            text(id, &names.join(","))?;
+        }
+        // The id last, as some servers write it.
+        "large" => {
+            let mut out = io::stdout().lock();
+            write!(out, "{{\"result\":{{\"content\":[{{\"type\":\"text\",\"text\":\"")?;
+            let chunk = vec![b'x'; 1024 * 1024];
+            for _ in 0..17 {
+                out.write_all(&chunk)?;
+            }
+            writeln!(out, "\"}}]}},\"jsonrpc\":\"2.0\",\"id\":{id}}}")?;
+            out.flush()?;
+        }
+        "batch" => send(&json!([{"jsonrpc": "2.0", "id": id, "result": {"content": []}}]))?,
+        "garbled" => {
+            let mut out = io::stdout().lock();
+            writeln!(out, "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"content\":[}}}}")?;
+            out.flush()?;
+        }
+        "progress" => {
+            let token = &params["_meta"]["progressToken"];
+            for step in 0..200 {
+                send(&json!({"jsonrpc": "2.0", "method": "notifications/progress",
+                    "params": {"progressToken": token, "progress": step, "total": 200}}))?;
+            }
+            text(id, "done")?;
+        }
+        // Never answers.
+        "silent" => {}
+        _ => {
+            send(&json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32602, "message": "no such tool"}}))?;
+        }
+    }
+    Ok(None)
+}

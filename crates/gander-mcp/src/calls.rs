@@ -1,0 +1,209 @@
+//! One call of a tool, from public name to result. A call never fails as such: every failure is an outcome.
+
+use std::time::Duration;
+
+use gander_domain::{
+    ErrorDetail, ErrorReason, Part,
+    event::OutputStream,
+    item::{ToolOutcome, ToolResult},
+};
+use rmcp::model::{CallToolRequest, CallToolRequestParams, ErrorCode, JsonObject, RequestMetaObject};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    catalog::Tool,
+    connection::{Failure, RequestOptions},
+    content,
+    server::Server,
+    wire::WireFailure,
+};
+
+/// A call.
+#[derive(Debug)]
+pub struct CallRequest {
+    /// Public name of the tool.
+    pub name: String,
+    /// JSON object text; empty = no arguments.
+    pub arguments_json: String,
+    /// Ends the call as cancelled; the server is told.
+    pub cancel: CancellationToken,
+    /// Where reports go. A full channel delays reports and, for at most 2 s, the result. Dropping the receiver is
+    /// allowed.
+    pub progress: mpsc::Sender<CallProgress>,
+    /// Deadline; absent = the extension's, else the host's.
+    pub timeout: Option<Duration>,
+    /// `_meta` of the request, JSON object text. A progress token in it is replaced.
+    pub meta_json: Option<String>,
+}
+
+/// What a server reports while a call runs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CallProgress {
+    /// Live output of a command.
+    Output {
+        /// Which stream.
+        stream: OutputStream,
+        /// As it came, in pieces.
+        text: String,
+    },
+    /// MCP progress.
+    Progress {
+        /// How far.
+        progress: f64,
+        /// Of how much.
+        total: Option<f64>,
+        /// What is being done.
+        message: Option<String>,
+    },
+    /// Any other notification that names this call.
+    Notification {
+        /// MCP method.
+        method: String,
+        /// Its parameters.
+        params_json: String,
+    },
+}
+
+/// How long the result waits for a reader of reports that does not read.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
+
+pub(crate) fn failed(outcome: ToolOutcome, reason: ErrorReason, text: impl Into<String>) -> ToolResult {
+    ToolResult::failed(outcome, ErrorDetail::new(reason, text))
+}
+
+pub(crate) fn cancelled() -> ToolResult {
+    ToolResult {
+        outcome: ToolOutcome::Cancelled,
+        parts: vec![Part::text("the call was cancelled")],
+        structured_content_json: None,
+        is_error: true,
+        meta_json: None,
+        error: None,
+        truncated: None,
+        duration_ms: 0,
+    }
+}
+
+/// Calls `tool` of `server`. `default_timeout` is the host's.
+pub(crate) async fn call(
+    server: &Server,
+    tool: &Tool,
+    request: CallRequest,
+    default_timeout: Duration,
+) -> ToolResult {
+    let key = server.key();
+    if tool.client {
+        return failed(
+            ToolOutcome::ProtocolError,
+            ErrorReason::ExtensionUnavailable,
+            format!("the tool {} is executed by an attached host, and no host is attached", request.name),
+        );
+    }
+    let arguments = match tool.schema.prepare(&request.arguments_json) {
+        Ok(arguments) => arguments,
+        Err(text) => return invalid_arguments(&request.name, &text),
+    };
+    let meta = match parse_meta(request.meta_json.as_deref()) {
+        Ok(meta) => meta,
+        Err(text) => return failed(ToolOutcome::ProtocolError, ErrorReason::InvalidField, text),
+    };
+    let timeout = request.timeout.or(server.call_timeout()).unwrap_or(default_timeout);
+    let deadline = Instant::now() + timeout;
+    let connection = tokio::select! {
+        biased;
+        () = request.cancel.cancelled() => return cancelled(),
+        connection = server.connection(deadline) => connection,
+    };
+    let connection = match connection {
+        Ok(connection) => connection,
+        Err(error) => return ToolResult::failed(ToolOutcome::ProtocolError, error),
+    };
+    let params = CallToolRequestParams::new(tool.definition.tool_name.clone()).with_arguments(arguments);
+    let options = RequestOptions {
+        deadline,
+        timeout,
+        cancel: request.cancel.clone(),
+        progress: Some(request.progress),
+        drain: DRAIN_PATIENCE,
+        meta,
+    };
+    match connection.request(CallToolRequest::new(params).into(), options).await {
+        Ok(value) => content::tool_result(value).unwrap_or_else(|text| {
+            failed(
+                ToolOutcome::ProtocolError,
+                ErrorReason::ExtensionUnavailable,
+                format!("extension {key}, tool {}: {text}", tool.definition.tool_name),
+            )
+        }),
+        Err(failure) => outcome(key, &request.name, failure),
+    }
+}
+
+fn invalid_arguments(name: &str, text: &str) -> ToolResult {
+    let mut error = ErrorDetail::invalid("arguments_json", text);
+    error.message = format!("{name}: {text}");
+    ToolResult::failed(ToolOutcome::InvalidArguments, error)
+}
+
+pub(crate) fn parse_meta(meta_json: Option<&str>) -> Result<Option<RequestMetaObject>, String> {
+    let Some(text) = meta_json.filter(|text| !text.trim().is_empty()) else { return Ok(None) };
+    match serde_json::from_str::<JsonObject>(text) {
+        Ok(object) => Ok(Some(RequestMetaObject::from(object))),
+        Err(error) => Err(format!("meta_json must be a JSON object: {error}")),
+    }
+}
+
+/// The outcome of a request that was not answered with a result.
+fn outcome(key: &str, name: &str, failure: Failure) -> ToolResult {
+    match failure {
+        Failure::Cancelled => cancelled(),
+        Failure::TimedOut(timeout) => ToolResult::failed(
+            ToolOutcome::TimedOut,
+            error_of(key, name, Failure::TimedOut(timeout)).with("timeoutMs", timeout.as_millis()),
+        ),
+        other => ToolResult::failed(ToolOutcome::ProtocolError, error_of(key, name, other)),
+    }
+}
+
+/// The error of a request that was not answered with a result. `what` names it.
+pub(crate) fn error_of(key: &str, what: &str, failure: Failure) -> ErrorDetail {
+    let (reason, text) = match failure {
+        Failure::Cancelled => (ErrorReason::ExtensionUnavailable, "the request was cancelled".to_owned()),
+        Failure::TimedOut(timeout) => (
+            ErrorReason::ToolTimedOut,
+            format!("no answer within {} s; the server was told to stop", timeout.as_secs_f64()),
+        ),
+        Failure::Gone(text) => (ErrorReason::ExtensionUnavailable, text),
+        Failure::Wire(WireFailure::TooLarge(limit)) => (
+            ErrorReason::MessageTooLarge,
+            format!("the server's answer exceeds the limit of {} MiB", limit / (1024 * 1024)),
+        ),
+        Failure::Wire(WireFailure::Batch) => (
+            ErrorReason::ExtensionUnavailable,
+            "the server answered with a JSON-RPC batch, which MCP has abolished; update the server"
+                .to_owned(),
+        ),
+        Failure::Wire(WireFailure::Unreadable(text)) => {
+            (ErrorReason::ExtensionUnavailable, format!("the server's answer cannot be read: {text}"))
+        }
+        Failure::Rpc(error) => {
+            let reason = match error.code {
+                ErrorCode::METHOD_NOT_FOUND => ErrorReason::NotImplemented,
+                ErrorCode::INVALID_PARAMS => ErrorReason::InvalidField,
+                ErrorCode::RESOURCE_NOT_FOUND => ErrorReason::ResourceNotFound,
+                _ => ErrorReason::ExtensionUnavailable,
+            };
+            let detail = ErrorDetail::new(
+                reason,
+                format!(
+                    "extension {key}, {what}: the server says: {} (code {})",
+                    error.message, error.code.0
+                ),
+            )
+            .with("mcpCode", error.code.0);
+            return detail.with("extensionName", key);
+        }
+    };
+    ErrorDetail::new(reason, format!("extension {key}, {what}: {text}")).with("extensionName", key)
+}

@@ -1,0 +1,282 @@
+//! Tools: from MCP's JSON to definitions, public names, and the index of a session. Pure.
+//!
+//! Public names depend on nothing but the pair (key, tool name), never on which other extensions there are or when
+//! they were loaded: a name that a model has seen never comes to mean another tool.
+
+use std::{collections::HashMap, sync::Arc};
+
+use gander_domain::tool::{ToolAnnotations, ToolDefinition, ToolVisibility};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::{arguments::ArgumentSchema, config::hex, content::json_text};
+
+/// Longest public name; model vendors accept no more.
+const MAX_NAME: usize = 64;
+/// Hex digits of the hash in a name that cannot be used as it is.
+const HASH_DIGITS: usize = 8;
+/// Separates key and tool.
+const SEPARATOR: &str = "__";
+
+/// A tool with its compiled schema.
+pub(crate) struct Tool {
+    pub(crate) definition: ToolDefinition,
+    pub(crate) schema: ArgumentSchema,
+    /// Executed by the engine's host, not here.
+    pub(crate) client: bool,
+}
+
+/// The public name of `tool` of the extension `key`: `key__tool` wherever that is a valid name that can be told
+/// apart from any other pair's, else a shortened form with a hash of the pair.
+pub(crate) fn public_name(key: &str, tool: &str) -> String {
+    let valid = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    // With such a key the first separator would not end the key, and `a` + `b__c` could be `a__b` + `c`.
+    let ambiguous = key.contains(SEPARATOR) || key.ends_with('_');
+    let plain = format!("{key}{SEPARATOR}{tool}");
+    if !ambiguous && !tool.is_empty() && valid(&plain) && plain.len() <= MAX_NAME {
+        return plain;
+    }
+    let mut hash = Sha256::new();
+    hash.update(key.as_bytes());
+    hash.update([0]);
+    hash.update(tool.as_bytes());
+    let hash = hex(&hash.finalize());
+    let mut name: String = plain
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c } else { '_' })
+        .take(MAX_NAME - HASH_DIGITS - 1)
+        .collect();
+    name.push('_');
+    name.push_str(&hash[..HASH_DIGITS]);
+    name
+}
+
+/// Hex SHA-256 over what a person approved when they allowed a tool: name, description and schemas.
+fn definition_hash(tool: &ToolDefinition) -> String {
+    let mut hash = Sha256::new();
+    let output = tool.output_schema_json.as_deref().unwrap_or_default();
+    for field in [tool.tool_name.as_str(), &tool.description, &tool.input_schema_json, output] {
+        hash.update((field.len() as u64).to_be_bytes());
+        hash.update(field.as_bytes());
+    }
+    hex(&hash.finalize())
+}
+
+/// One entry of `tools/list`; `None` when it has no name.
+pub(crate) fn from_mcp(key: &str, trusted: bool, entry: &Value) -> Option<Tool> {
+    let text = |name: &str| entry.get(name).and_then(Value::as_str).map(str::to_owned);
+    let tool_name = text("name").filter(|name| !name.is_empty())?;
+    let hints = entry.get("annotations");
+    let hint = |name: &str| hints.and_then(|hints| hints.get(name)).and_then(Value::as_bool);
+    let schema = entry.get("inputSchema").cloned().unwrap_or_else(|| serde_json::json!({"type": "object"}));
+    let meta = entry.get("_meta");
+    let mut definition = ToolDefinition {
+        name: public_name(key, &tool_name),
+        extension_name: key.to_owned(),
+        title: text("title").or_else(|| {
+            hints.and_then(|hints| hints.get("title")).and_then(Value::as_str).map(str::to_owned)
+        }),
+        tool_name,
+        description: text("description").unwrap_or_default(),
+        input_schema_json: schema.to_string(),
+        output_schema_json: json_text(entry.get("outputSchema").cloned()),
+        annotations: ToolAnnotations {
+            read_only: hint("readOnlyHint"),
+            destructive: hint("destructiveHint"),
+            idempotent: hint("idempotentHint"),
+            open_world: hint("openWorldHint"),
+        },
+        icons_json: json_text(entry.get("icons").cloned()),
+        meta_json: json_text(meta.cloned()),
+        visibility: visibility(meta),
+        definition_hash: String::new(),
+        quarantined: false,
+        trusted,
+    };
+    definition.definition_hash = definition_hash(&definition);
+    Some(Tool { definition, schema: ArgumentSchema::new(schema), client: false })
+}
+
+/// MCP Apps: `_meta.ui.visibility`, default both.
+fn visibility(meta: Option<&Value>) -> ToolVisibility {
+    let listed = meta.and_then(|meta| meta.get("ui")?.get("visibility")?.as_array());
+    let Some(listed) = listed else { return ToolVisibility::default() };
+    let has = |name: &str| listed.iter().any(|entry| entry.as_str() == Some(name));
+    ToolVisibility { model: has("model"), app: has("app") }
+}
+
+/// A tool that the attached host executes.
+pub(crate) fn from_client(key: &str, given: &ToolDefinition) -> Tool {
+    let mut definition = given.clone();
+    if definition.tool_name.is_empty() {
+        definition.tool_name.clone_from(&definition.name);
+    }
+    definition.name = public_name(key, &definition.tool_name);
+    key.clone_into(&mut definition.extension_name);
+    definition.trusted = false;
+    if definition.input_schema_json.trim().is_empty() {
+        "{\"type\":\"object\"}".clone_into(&mut definition.input_schema_json);
+    }
+    definition.definition_hash = definition_hash(&definition);
+    // An unreadable schema becomes one that accepts everything.
+    let schema = serde_json::from_str(&definition.input_schema_json).unwrap_or(Value::Bool(true));
+    Tool { definition, schema: ArgumentSchema::new(schema), client: true }
+}
+
+/// Keeps what the configuration allows; the first of several tools of one name wins.
+pub(crate) fn select(tools: Vec<Tool>, allowlist: &[String]) -> Vec<Arc<Tool>> {
+    let mut seen = std::collections::HashSet::new();
+    tools
+        .into_iter()
+        .filter(|tool| {
+            let name = &tool.definition.tool_name;
+            (allowlist.is_empty() || allowlist.contains(name))
+                && (seen.insert(name.clone()) || {
+                    tracing::warn!(extension = %tool.definition.extension_name, tool = %name, "a tool is listed twice");
+                    false
+                })
+        })
+        .map(Arc::new)
+        .collect()
+}
+
+/// What is different between two lists of tools, by public name.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct ToolDiff {
+    pub(crate) added: Vec<String>,
+    pub(crate) removed: Vec<String>,
+    pub(crate) changed: Vec<String>,
+}
+
+impl ToolDiff {
+    pub(crate) fn between(old: &[Arc<Tool>], new: &[Arc<Tool>]) -> Self {
+        let index = |tools: &[Arc<Tool>]| -> HashMap<String, ToolDefinition> {
+            tools.iter().map(|t| (t.definition.name.clone(), t.definition.clone())).collect()
+        };
+        let (before, after) = (index(old), index(new));
+        let mut diff = Self::default();
+        for tool in new {
+            let name = &tool.definition.name;
+            match before.get(name) {
+                None => diff.added.push(name.clone()),
+                Some(old) if *old != tool.definition => diff.changed.push(name.clone()),
+                Some(_) => {}
+            }
+        }
+        diff.removed =
+            old.iter().map(|t| t.definition.name.clone()).filter(|n| !after.contains_key(n)).collect();
+        diff
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// All tools of a session by public name, in the order of the extensions.
+#[derive(Default)]
+pub(crate) struct Catalog {
+    by_name: HashMap<String, (String, Arc<Tool>)>,
+    order: Vec<String>,
+}
+
+impl Catalog {
+    /// Adds an extension's tools. A name that is taken already (two pairs with the same hash) is left out.
+    pub(crate) fn add(&mut self, key: &str, tools: &[Arc<Tool>]) {
+        for tool in tools {
+            let name = tool.definition.name.clone();
+            if self.by_name.contains_key(&name) {
+                tracing::warn!(%name, extension = %key, "a public tool name is taken; the tool is left out");
+                continue;
+            }
+            self.order.push(name.clone());
+            self.by_name.insert(name, (key.to_owned(), Arc::clone(tool)));
+        }
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<&(String, Arc<Tool>)> {
+        self.by_name.get(name)
+    }
+
+    pub(crate) fn definitions(&self) -> Vec<ToolDefinition> {
+        self.order
+            .iter()
+            .filter_map(|name| self.by_name.get(name))
+            .map(|(_, tool)| tool.definition.clone())
+            .collect()
+    }
+
+    pub(crate) fn names(&self) -> &[String] {
+        &self.order
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn public_names_are_valid_stable_and_distinct() {
+        assert_eq!(public_name("developer", "shell"), "developer__shell");
+        assert_eq!(public_name("a", "b__c"), "a__b__c");
+        let pairs = [
+            ("a", "b__c"),
+            ("a__b", "c"),
+            ("a_", "b"),
+            ("a", "_b"),
+            ("a", "b.c"),
+            ("a", "b/c"),
+            ("a", ""),
+            ("a", "ü"),
+            ("long", &"x".repeat(100)),
+            ("long", &"x".repeat(101)),
+        ];
+        let names: HashSet<String> = pairs.iter().map(|(key, tool)| public_name(key, tool)).collect();
+        assert_eq!(names.len(), pairs.len(), "{names:?}");
+        for name in names {
+            assert!((1..=64).contains(&name.len()), "{name}");
+            assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_tool_keeps_what_the_server_said() {
+        let tool = from_mcp(
+            "k",
+            false,
+            &json!({
+                "name": "t", "description": "d", "inputSchema": {"type": "object", "x-vendor": [1]},
+                "outputSchema": {"type": "object"}, "annotations": {"title": "T", "readOnlyHint": true},
+                "_meta": {"ui": {"visibility": ["app"], "resourceUri": "ui://x"}}, "icons": [{"src": "i"}]
+            }),
+        )
+        .unwrap();
+        let d = &tool.definition;
+        assert_eq!((d.name.as_str(), d.title.as_deref()), ("k__t", Some("T")));
+        assert!(d.input_schema_json.contains("x-vendor"));
+        assert_eq!(d.annotations.read_only, Some(true));
+        assert_eq!(d.annotations.destructive, None);
+        assert_eq!(d.visibility, ToolVisibility { model: false, app: true });
+        assert!(d.meta_json.as_deref().unwrap().contains("ui://x"));
+        assert_eq!(d.definition_hash.len(), 64);
+        assert!(from_mcp("k", false, &json!({"description": "nameless"})).is_none());
+    }
+
+    #[test]
+    fn differences_are_found_by_content() {
+        let list =
+            |entries: &[Value]| select(entries.iter().filter_map(|e| from_mcp("k", false, e)).collect(), &[]);
+        let old = list(&[json!({"name": "a"}), json!({"name": "b"})]);
+        let new =
+            list(&[json!({"name": "b", "description": "other"}), json!({"name": "c"}), json!({"name": "c"})]);
+        let diff = ToolDiff::between(&old, &new);
+        assert_eq!(diff.added, ["k__c"]);
+        assert_eq!(diff.removed, ["k__a"]);
+        assert_eq!(diff.changed, ["k__b"]);
+        assert!(ToolDiff::between(&old, &old).is_empty());
+    }
+}

@@ -1,0 +1,141 @@
+//! The host: what all sessions of one engine share.
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    fmt, io,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use futures::{Sink, Stream};
+use gander_domain::{ErrorDetail, SessionId};
+use gander_process::{Spawner, ToolProcesses};
+use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
+use tokio::sync::mpsc;
+
+use crate::{connect::http_client, events::HostEvent, session::SessionExtensions};
+
+/// How the host works.
+pub struct HostOptions {
+    /// Makes builtin servers.
+    pub builtins: Arc<dyn BuiltinFactory>,
+    /// Command line in front of the supervisor's own arguments; absent = process groups only.
+    pub supervisor: Option<Vec<String>>,
+    /// Where started processes are registered.
+    pub processes: ToolProcesses,
+    /// Deadline of connecting, the handshake and the first list of tools together.
+    pub connect_timeout: Duration,
+    /// Deadline of a call where the extension's configuration names none.
+    pub call_timeout: Duration,
+}
+
+impl HostOptions {
+    /// 60 s to connect, 300 s per call, no supervisor.
+    #[must_use]
+    pub fn new(builtins: Arc<dyn BuiltinFactory>, processes: ToolProcesses) -> Self {
+        Self {
+            builtins,
+            supervisor: None,
+            processes,
+            connect_timeout: Duration::from_secs(60),
+            call_timeout: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Makes in-process servers.
+pub trait BuiltinFactory: Send + Sync {
+    /// The names of the builtin extensions.
+    fn names(&self) -> Vec<String>;
+
+    /// Starts the builtin `name` for one session and returns the client's end.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    fn connect(&self, name: &str, context: &SessionContext) -> Result<BuiltinConnection, ErrorDetail>;
+}
+
+/// Messages to a builtin server.
+pub(crate) type BuiltinSink = Pin<Box<dyn Sink<ClientJsonRpcMessage, Error = io::Error> + Send>>;
+/// Messages from it.
+pub(crate) type BuiltinStream = Pin<Box<dyn Stream<Item = ServerJsonRpcMessage> + Send>>;
+
+/// The client's end of a typed in-process connection.
+pub struct BuiltinConnection {
+    pub(crate) sink: BuiltinSink,
+    pub(crate) stream: BuiltinStream,
+    pub(crate) guard: Box<dyn Any + Send>,
+}
+
+impl BuiltinConnection {
+    /// `guard` is dropped when the connection has closed; it should end the server's task.
+    pub fn new(
+        sink: impl Sink<ClientJsonRpcMessage, Error = io::Error> + Send + 'static,
+        stream: impl Stream<Item = ServerJsonRpcMessage> + Send + 'static,
+        guard: impl Any + Send,
+    ) -> Self {
+        Self { sink: Box::pin(sink), stream: Box::pin(stream), guard: Box::new(guard) }
+    }
+}
+
+/// What servers of a session get to know.
+#[derive(Clone)]
+pub struct SessionContext {
+    /// Whose servers these are.
+    pub session_id: SessionId,
+    /// Where child processes start.
+    pub working_directory: PathBuf,
+    /// More directories that belong to the session.
+    pub additional_directories: Vec<PathBuf>,
+    /// The complete environment of children, already allow-listed.
+    pub environment: BTreeMap<String, String>,
+    /// Where builtins keep files.
+    pub data_dir: PathBuf,
+    /// Paths that tools must not touch.
+    pub denied_paths: Vec<PathBuf>,
+}
+
+impl fmt::Debug for SessionContext {
+    /// Names variables without their values.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionContext")
+            .field("session_id", &self.session_id)
+            .field("working_directory", &self.working_directory)
+            .field("environment", &self.environment.keys().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The MCP host of one engine.
+pub struct McpHost {
+    pub(crate) options: HostOptions,
+    pub(crate) spawner: Spawner,
+    http: OnceLock<Result<reqwest::Client, String>>,
+}
+
+impl McpHost {
+    /// A host without sessions.
+    #[must_use]
+    pub fn new(options: HostOptions) -> Arc<Self> {
+        let spawner = Spawner::new(options.supervisor.clone(), options.processes.clone());
+        Arc::new(Self { options, spawner, http: OnceLock::new() })
+    }
+
+    /// The extensions of one session, empty at first. Dropping what is returned stops them all. Must be called
+    /// within a tokio runtime.
+    pub fn open_session(
+        self: &Arc<Self>,
+        context: SessionContext,
+        events: mpsc::Sender<HostEvent>,
+    ) -> Arc<SessionExtensions> {
+        SessionExtensions::open(Arc::clone(self), context, events)
+    }
+
+    /// The one HTTP client, made at first use.
+    pub(crate) fn http(&self) -> Result<reqwest::Client, String> {
+        self.http.get_or_init(http_client).clone()
+    }
+}

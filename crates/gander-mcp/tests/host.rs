@@ -1,0 +1,12 @@
+//! The host against builtin servers over typed channels and against real child processes.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
+
+#[path = "host/builtin.rs"]
+mod builtin;
+#[path = "host/common.rs"]
+mod common;
+#[path = "host/http.rs"]
+mod http;
+#[path = "host/stdio.rs"]
+mod stdio;
