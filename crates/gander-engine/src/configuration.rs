@@ -173,6 +173,17 @@ impl Engine {
             _ => (None, None),
         };
         let current = self.config().current();
+        if current.policy().requires_sandbox() {
+            // Fail closed: nothing here can confine a tool yet.
+            return Err(ErrorDetail::new(
+                ErrorReason::PolicyDenied,
+                format!(
+                    "the policy demands a sandbox for extensions, which this gander does not have; extension {} was \
+                     not started",
+                    config.name
+                ),
+            ));
+        }
         current
             .policy()
             .check_extension(&config.name, command, uri)

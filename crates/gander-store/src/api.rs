@@ -291,6 +291,9 @@ pub trait Store: Send + Sync + 'static {
     /// Ids of all sessions, for checks and exports.
     fn session_ids(&self) -> BoxFuture<'_, StoreResult<Vec<SessionId>>>;
 
+    /// Whether the disk was found full and new work is to be refused. Costs nothing.
+    fn is_full(&self) -> bool;
+
     fn health(&self) -> BoxFuture<'_, StoreResult<StoreHealth>>;
 
     /// Flushes and closes within the deadline; later calls fail.

@@ -81,7 +81,7 @@ impl Engine {
         if let Some(known) = self.known_turn(session_id, &turn_id, &request.request_hash).await? {
             return Ok(known);
         }
-        self.refuse_when_full().await?;
+        self.refuse_when_full()?;
         let wanted = request.model.as_ref().or(session.model.as_ref());
         if let Some(model) = &request.model {
             self.check_model_policy(model)?;
@@ -142,9 +142,8 @@ impl Engine {
         }))
     }
 
-    async fn refuse_when_full(&self) -> Result<(), ErrorDetail> {
-        let health = self.services.store.health().await.map_err(|e| store_error(&e))?;
-        if health.full {
+    fn refuse_when_full(&self) -> Result<(), ErrorDetail> {
+        if self.services.store.is_full() {
             return Err(store_error(&gander_store::StoreError::Full));
         }
         Ok(())

@@ -20,6 +20,7 @@ use gander_domain::{
 };
 use gander_mcp::{CallProgress, CallRequest};
 use tokio::sync::{Semaphore, mpsc};
+use tracing::Instrument as _;
 
 use super::{Stopped, TurnResult, TurnTask, describe};
 use crate::{
@@ -41,8 +42,13 @@ pub(super) async fn run_calls(
     calls: Vec<Item>,
 ) -> TurnResult<()> {
     let permits = Semaphore::new(task.start.services.options.parallel_tools);
-    let mut running: FuturesUnordered<_> =
-        calls.into_iter().map(|item| ToolRun { task, mode, tools, item }.run(&permits)).collect();
+    let mut running: FuturesUnordered<_> = calls
+        .into_iter()
+        .map(|item| {
+            let span = tracing::info_span!("tool_call", item_id = %item.item_id);
+            ToolRun { task, mode, tools, item }.run(&permits).instrument(span)
+        })
+        .collect();
     let mut cancel = false;
     while let Some(done) = running.next().await {
         match done {

@@ -162,11 +162,6 @@ impl SqliteStore {
         Ok(Arc::new(Self { layout, pool: Arc::new(pool), writer: None, running: Mutex::new(None) }))
     }
 
-    /// Whether the disk was found full: new work is to be refused. Costs nothing, unlike [`crate::Store::health`].
-    pub fn is_full(&self) -> bool {
-        self.writer.as_ref().is_some_and(|writer| writer.is_full())
-    }
-
     /// For tests: changes the limit of [`OpenOptions::max_pages`], as if the disk had grown.
     #[doc(hidden)]
     pub fn set_max_pages(&self, pages: u64) {

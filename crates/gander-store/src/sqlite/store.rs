@@ -197,12 +197,16 @@ impl Store for SqliteStore {
         self.pool.read(read::session_ids).boxed()
     }
 
+    fn is_full(&self) -> bool {
+        self.writer.as_ref().is_some_and(|writer| writer.is_full())
+    }
+
     fn health(&self) -> BoxFuture<'_, StoreResult<StoreHealth>> {
         async move {
             check_open(self)?;
             let sessions = self.pool.read(read::stats).await?.session_count;
             Ok(StoreHealth {
-                full: self.is_full(),
+                full: Store::is_full(self),
                 read_only: self.writer.as_ref().is_none_or(|writer| writer.is_read_only()),
                 sessions,
                 database_bytes: files::file_bytes(&self.layout.database()),

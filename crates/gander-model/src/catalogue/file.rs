@@ -1,0 +1,179 @@
+//! Provider files: a provider as a JSON document.
+//!
+//! The shape is that of Goose's `custom_providers/*.json`; fields that gander adds are optional. Unknown fields are kept,
+//! so that a file written by a newer program survives a rewrite.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// One provider.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProviderFile {
+    /// Id: `[a-z0-9_][a-z0-9_-]*`.
+    pub name: String,
+    /// `openai` (also `openai_compatible`).
+    pub engine: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Name of the secret with the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_env: Option<String>,
+    /// Address with or without `/chat/completions`; may hold `${NAME}` of `env_vars`.
+    pub base_url: String,
+    /// Path below the address, e.g. `v1/chat/completions`; may hold `${NAME}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_path: Option<String>,
+    #[serde(default)]
+    pub models: Vec<ModelEntry>,
+    /// Extra headers; a value may hold `${NAME}`, and the header is left out if that has no value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<Map<String, Value>>,
+    /// Longest silence of the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supports_streaming: Option<bool>,
+    /// Whether a key is needed; true if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requires_auth: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_vars: Option<Vec<EnvVar>>,
+    /// False: the server's list of models is not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dynamic_models: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_doc_link: Option<String>,
+
+    // Fields that gander adds.
+    /// `builtin` or `declarative`, for lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// `bearer` (default), `api_key_header` (`api-key`), `x-api-key`, `none`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<String>,
+    /// Quirks of a known vendor, e.g. `mistral`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialect: Option<String>,
+    /// A setting whose value replaces `base_url` and `base_path`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_url_env: Option<String>,
+    /// A setting whose value, in seconds, replaces `timeout_seconds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_env: Option<String>,
+    /// A secret with more headers: `Name: value` per line, or `Name=value` separated by commas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom_headers_env: Option<String>,
+    /// Port of an address that names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_port: Option<u16>,
+    /// The key is optional when the address was changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub key_optional_elsewhere: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_timeout_seconds: Option<u64>,
+    /// Whether to ask for the usage chunk; true if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_usage: Option<bool>,
+    /// Another name of `max_tokens`, e.g. `max_completion_tokens`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens_field: Option<String>,
+    /// Fields of every request body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extra_body: Option<Map<String, Value>>,
+    /// Path below the API's root that answers 401 to a wrong key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_up_url: Option<String>,
+    /// `typed` (default) or `rig`: who reads the replies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder: Option<String>,
+
+    /// Whatever else the file says.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// A model of a provider file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelEntry {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_limit: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_output_tokens: Option<u64>,
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// A setting of a provider file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvVar {
+    pub name: String,
+    #[serde(default)]
+    pub required: bool,
+    #[serde(default)]
+    pub secret: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<String>,
+}
+
+impl ProviderFile {
+    /// Reads and checks a document.
+    ///
+    /// # Errors
+    /// What is wrong with it, with the field's name.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let file: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        file.check()?;
+        Ok(file)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let first = self.name.chars().next();
+        let valid = first.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            && self
+                .name
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-');
+        if !valid {
+            return Err(format!("name {:?}: use lower-case letters, digits, `_` and `-`", self.name));
+        }
+        if !matches!(self.engine.as_str(), "openai" | "openai_compatible") {
+            return Err(format!("engine {:?} is not supported; `openai` is", self.engine));
+        }
+        if self.base_url.trim().is_empty() {
+            return Err("base_url: it is empty".to_owned());
+        }
+        if let Some(auth) = &self.auth
+            && !matches!(auth.as_str(), "bearer" | "api_key_header" | "x-api-key" | "none")
+        {
+            return Err(format!("auth {auth:?}: use bearer, api_key_header, x-api-key or none"));
+        }
+        if let Some(decoder) = &self.decoder
+            && !matches!(decoder.as_str(), "typed" | "rig")
+        {
+            return Err(format!("decoder {decoder:?}: use typed or rig"));
+        }
+        Ok(())
+    }
+
+    /// Whether a key is needed at the default address.
+    pub(super) fn needs_key(&self) -> bool {
+        self.requires_auth.unwrap_or(true) && self.auth.as_deref() != Some("none")
+    }
+
+    /// The name of the key's secret.
+    pub(super) fn key_name(&self) -> String {
+        match &self.api_key_env {
+            Some(name) if !name.is_empty() => name.clone(),
+            _ => format!("{}_API_KEY", self.name.to_uppercase().replace('-', "_")),
+        }
+    }
+}

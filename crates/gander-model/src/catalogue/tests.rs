@@ -1,0 +1,232 @@
+use std::collections::HashMap;
+
+use futures::StreamExt as _;
+use http::HeaderValue;
+
+use super::*;
+use crate::{
+    OpenAiOptions,
+    testing::{
+        FakeOpenAi,
+        fixtures::{request, user},
+    },
+};
+
+#[derive(Default)]
+struct Given {
+    values: HashMap<&'static str, String>,
+    secrets: HashMap<&'static str, String>,
+}
+
+impl Given {
+    fn value(mut self, key: &'static str, value: &str) -> Self {
+        self.values.insert(key, value.to_owned());
+        self
+    }
+
+    fn with_secret(mut self, key: &'static str, value: &str) -> Self {
+        self.secrets.insert(key, value.to_owned());
+        self
+    }
+}
+
+impl Settings for Given {
+    fn value(&self, key: &str) -> Option<String> {
+        self.values.get(key).cloned()
+    }
+
+    fn secret(&self, key: &str) -> Option<String> {
+        self.secrets.get(key).cloned()
+    }
+}
+
+fn options(id: &str, given: &Given) -> Result<OpenAiOptions, ProviderSetupError> {
+    let registry = ProviderRegistry::bundled();
+    let entry = registry.entries.iter().find(|entry| entry.file.name == id).unwrap();
+    resolve::options(&entry.file, entry.info.clone(), given)
+}
+
+fn configured(registry: &ProviderRegistry, given: &Given) -> Vec<String> {
+    registry.list(given).into_iter().filter(|(_, yes)| *yes).map(|(info, _)| info.provider_id).collect()
+}
+
+#[test]
+fn bundled_files_are_valid_and_use_known_dialects() {
+    let registry = ProviderRegistry::bundled();
+    assert_eq!(registry.problems(), []);
+    assert_eq!(registry.entries.len(), BUNDLED.len());
+    for entry in &registry.entries {
+        assert!(entry.file.unknown.is_empty(), "{}: {:?}", entry.file.name, entry.file.unknown);
+        if let Some(dialect) = &entry.file.dialect {
+            assert!(crate::rig_adapter::knows_dialect(dialect), "{dialect}");
+        }
+        let with_key = Given::default().with_secret("ANY", "x");
+        // Every address is complete without settings, whether or not a key is needed.
+        match resolve::options(&entry.file, entry.info.clone(), &with_key) {
+            Ok(options) => assert!(options.chat_url.ends_with("/chat/completions"), "{}", options.chat_url),
+            Err(error) => assert_eq!(
+                error,
+                ProviderSetupError::MissingKey {
+                    provider_id: entry.file.name.clone(),
+                    key: entry.file.key_name()
+                }
+            ),
+        }
+    }
+}
+
+#[test]
+fn addresses_follow_the_settings() {
+    let key = || Given::default().with_secret("OPENAI_API_KEY", "sk-test-123456");
+    for (id, given, wanted) in [
+        ("openai", key(), "https://api.openai.com/v1/chat/completions"),
+        (
+            "openai",
+            key().value("OPENAI_HOST", "https://proxy.test/"),
+            "https://proxy.test/v1/chat/completions",
+        ),
+        (
+            "openai",
+            key().value("OPENAI_HOST", "http://h").value("OPENAI_BASE_PATH", "/x/chat/completions"),
+            "http://h/x/chat/completions",
+        ),
+        ("openai", key().value("OPENAI_BASE_URL", "http://h/v2"), "http://h/v2/chat/completions"),
+        ("ollama", Given::default(), "http://localhost:11434/v1/chat/completions"),
+        ("ollama", Given::default().value("OLLAMA_HOST", "box"), "http://box:11434/v1/chat/completions"),
+        ("ollama", Given::default().value("OLLAMA_HOST", "box:99"), "http://box:99/v1/chat/completions"),
+        (
+            "ollama",
+            Given::default().value("OLLAMA_HOST", "https://o.test"),
+            "https://o.test/v1/chat/completions",
+        ),
+        ("litellm", Given::default().value("LITELLM_HOST", "http://l:1"), "http://l:1/v1/chat/completions"),
+        (
+            "groq",
+            Given::default().with_secret("GROQ_API_KEY", "gsk_0123456789"),
+            "https://api.groq.com/openai/v1/chat/completions",
+        ),
+        (
+            "mistral",
+            Given::default().with_secret("MISTRAL_API_KEY", "0123456789"),
+            "https://api.mistral.ai/v1/chat/completions",
+        ),
+    ] {
+        assert_eq!(options(id, &given).map(|options| options.chat_url), Ok(wanted.to_owned()), "{id}");
+    }
+    let check =
+        options("openrouter", &Given::default().with_secret("OPENROUTER_API_KEY", "sk-or-12345678")).unwrap();
+    assert_eq!(check.check_url.as_deref(), Some("https://openrouter.ai/api/v1/key"));
+    assert_eq!(check.models_url.as_deref(), Some("https://openrouter.ai/api/v1/models"));
+    let bad = options("openai", &key().value("OPENAI_HOST", "http://")).map(|_| ());
+    assert!(matches!(bad, Err(ProviderSetupError::Invalid { .. })), "{bad:?}");
+}
+
+#[test]
+fn headers_keys_and_timeouts_come_from_settings() {
+    let given = Given::default()
+        .with_secret("OPENAI_API_KEY", " sk-test-123456 ")
+        .with_secret("OPENAI_CUSTOM_HEADERS", "X-One: 1, X-Two=2")
+        .value("OPENAI_ORGANIZATION", "org-9")
+        .value("OPENAI_TIMEOUT", "33");
+    let options = options("openai", &given).unwrap();
+    let header = |name: &str| options.headers.get(name).map(HeaderValue::as_bytes);
+    assert_eq!(header("authorization"), Some(&b"Bearer sk-test-123456"[..]));
+    assert_eq!(header("openai-organization"), Some(&b"org-9"[..]));
+    assert_eq!(header("openai-project"), None);
+    assert_eq!((header("x-one"), header("x-two")), (Some(&b"1"[..]), Some(&b"2"[..])));
+    assert_eq!(options.read_timeout.as_secs(), 33);
+    assert_eq!(options.connect_timeout.as_secs(), 10);
+    assert!(!format!("{:?}", options.headers).contains("sk-test"));
+    let bad = super::tests::options("openai", &given.value("OPENAI_TIMEOUT", "soon")).map(|_| ());
+    assert!(
+        matches!(&bad, Err(ProviderSetupError::Invalid { message, .. }) if message.contains("OPENAI_TIMEOUT"))
+    );
+}
+
+#[test]
+fn a_missing_key_is_named_and_local_servers_need_none() {
+    let missing = options("openai", &Given::default()).map(|_| ());
+    let wanted =
+        ProviderSetupError::MissingKey { provider_id: "openai".to_owned(), key: "OPENAI_API_KEY".to_owned() };
+    assert_eq!(missing, Err(wanted));
+    // A server of one's own that speaks OpenAI needs no key.
+    assert!(options("openai", &Given::default().value("OPENAI_HOST", "http://localhost:1")).is_ok());
+    assert!(options("openai", &Given::default().value("OPENAI_HOST", "https://api.openai.com")).is_err());
+
+    let registry = ProviderRegistry::bundled();
+    assert_eq!(configured(&registry, &Given::default()), ["demo"]);
+    let some =
+        Given::default().with_secret("GROQ_API_KEY", "gsk_0123456789").value("OLLAMA_HOST", "localhost");
+    assert_eq!(configured(&registry, &some), ["ollama", "groq", "demo"]);
+    assert_eq!(configured(&registry, &Given::default().value("GOOSE_PROVIDER", "vllm")), ["vllm", "demo"]);
+    assert!(matches!(
+        registry.create("nobody", &Given::default()).map(|_| ()),
+        Err(ProviderSetupError::Unknown(id)) if id == "nobody"
+    ));
+    assert_eq!(registry.create("demo", &Given::default()).unwrap().info().provider_id, "demo");
+}
+
+#[test]
+fn config_keys_say_what_a_provider_needs() {
+    let registry = ProviderRegistry::bundled();
+    let keys = registry.info("openai").unwrap().config_keys;
+    let names: Vec<(&str, bool, bool)> =
+        keys.iter().map(|key| (key.name.as_str(), key.required, key.secret)).collect();
+    assert_eq!(names[0], ("OPENAI_API_KEY", true, true));
+    assert!(names.contains(&("OPENAI_HOST", false, false)));
+    assert!(names.contains(&("OPENAI_CUSTOM_HEADERS", false, true)));
+    assert_eq!(keys[1].default.as_deref(), Some("https://api.openai.com"));
+    let info = registry.info("openai").unwrap();
+    assert_eq!((info.default_model_id.as_deref(), info.kind.as_str()), (Some("gpt-4o"), "builtin"));
+    assert_eq!(info.models[0].context_window_tokens, Some(128_000));
+}
+
+#[tokio::test]
+async fn files_of_the_user_are_read_and_bad_ones_reported() {
+    let fake = FakeOpenAi::start().await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    write(
+        "custom_mine.json",
+        &format!(
+            "{{\"name\":\"custom_mine\",\"engine\":\"openai_compatible\",\"display_name\":\"Mine\",\"api_key_env\":\"\",\
+             \"base_url\":\"{}/v1\",\"models\":[{{\"name\":\"text\",\"context_limit\":7,\"novelty\":1}}],\
+             \"headers\":{{\"x-team\":\"a\"}},\"supports_streaming\":true,\"requires_auth\":true,\"future_field\":[1]}}",
+            fake.url()
+        ),
+    );
+    write("broken.json", "{ not json");
+    write("engine.json", "{\"name\":\"e\",\"engine\":\"abacus\",\"base_url\":\"http://x\"}");
+    write("name.json", "{\"name\":\"No Good\",\"engine\":\"openai\",\"base_url\":\"http://x\"}");
+    write("groq.json", "{\"name\":\"groq\",\"engine\":\"openai\",\"base_url\":\"http://mine.test/v1\"}");
+    write("notes.txt", "no provider");
+
+    let registry = ProviderRegistry::with_directory(directory.path());
+    let problems: Vec<String> = registry
+        .problems()
+        .iter()
+        .map(|problem| {
+            format!("{}: {}", problem.path.file_name().unwrap().to_string_lossy(), problem.message)
+        })
+        .collect();
+    assert_eq!(problems.len(), 3, "{problems:?}");
+    assert!(problems[1].starts_with("engine.json: engine \"abacus\""), "{problems:?}");
+    let file = registry.file("custom_mine").unwrap();
+    assert_eq!(file.unknown["future_field"], serde_json::json!([1]));
+    let again = serde_json::to_value(file).unwrap();
+    assert_eq!(again["future_field"], serde_json::json!([1]));
+    assert_eq!(again["models"][0]["novelty"], 1);
+    assert_eq!(registry.info("custom_mine").unwrap().kind, "custom");
+    assert_eq!(registry.info("groq").unwrap().kind, "custom");
+
+    let given = Given::default().with_secret("CUSTOM_MINE_API_KEY", "sk-mine-123456");
+    assert!(configured(&registry, &given).contains(&"custom_mine".to_owned()));
+    let provider = registry.create("custom_mine", &given).unwrap();
+    let said: Vec<_> = provider.stream(request("text", vec![user("hi")])).collect().await;
+    assert!(said.iter().all(Result::is_ok), "{said:?}");
+    let seen = fake.requests().pop().unwrap();
+    assert_eq!(seen.header("authorization"), Some("Bearer sk-mine-123456"));
+    assert_eq!(seen.header("x-team"), Some("a"));
+    let none = ProviderRegistry::with_directory(&directory.path().join("missing"));
+    assert_eq!(none.problems(), []);
+}

@@ -1,0 +1,92 @@
+//! Small conversations for this crate's tests.
+
+use std::sync::Arc;
+
+use gander_domain::{
+    Item, ItemBody, ItemId, MessageId, Part, Timestamp, ToolCall, TurnId,
+    item::{ItemState, Origin, ToolCallStatus, ToolOutcome, ToolResult, UserMessage, Visibility},
+    tool::{ToolAnnotations, ToolDefinition, ToolVisibility},
+};
+
+use crate::ModelRequest;
+
+pub(crate) fn item(message: &str, body: ItemBody) -> Item {
+    let origin = if matches!(body, ItemBody::UserMessage(_)) { Origin::Client } else { Origin::Model };
+    Item {
+        item_id: ItemId::new(format!("item-{}", uuid::Uuid::now_v7().simple())).unwrap(),
+        turn_id: Some(TurnId::new("turn-1").unwrap()),
+        message_id: MessageId::new(message).unwrap(),
+        body,
+        state: ItemState::Completed,
+        incomplete: false,
+        visibility: Visibility::default(),
+        origin,
+        create_time: Timestamp::from_seconds(0),
+        client_create_time: None,
+        complete_time: None,
+        redacted: false,
+        model_id: None,
+        provider_state_json: None,
+    }
+}
+
+pub(crate) fn user(text: &str) -> Item {
+    let body = UserMessage { parts: vec![Part::text(text)], steered: false };
+    item("user", ItemBody::UserMessage(body))
+}
+
+pub(crate) fn call(message: &str, call_id: &str, name: &str, status: ToolCallStatus) -> Item {
+    let mut call = ToolCall::streaming(name, call_id);
+    call.status = status;
+    "{}".clone_into(&mut call.arguments_json);
+    item(message, ItemBody::ToolCall(Box::new(call)))
+}
+
+pub(crate) fn done(message: &str, call_id: &str, name: &str, text: &str) -> Item {
+    let mut item = call(message, call_id, name, ToolCallStatus::Completed);
+    item.tool_call_mut().unwrap().result = Some(ToolResult {
+        outcome: ToolOutcome::Ok,
+        parts: vec![Part::text(text)],
+        structured_content_json: None,
+        is_error: false,
+        meta_json: None,
+        error: None,
+        truncated: None,
+        duration_ms: 1,
+    });
+    item
+}
+
+pub(crate) fn tool(name: &str, schema: &str) -> ToolDefinition {
+    ToolDefinition {
+        name: name.to_owned(),
+        extension_name: String::new(),
+        tool_name: name.to_owned(),
+        title: None,
+        description: format!("{name} does things"),
+        input_schema_json: schema.to_owned(),
+        output_schema_json: None,
+        annotations: ToolAnnotations::default(),
+        icons_json: None,
+        meta_json: None,
+        visibility: ToolVisibility::default(),
+        definition_hash: String::new(),
+        quarantined: false,
+        trusted: true,
+    }
+}
+
+pub(crate) fn request(model: &str, items: Vec<Item>) -> ModelRequest {
+    ModelRequest {
+        model_id: model.to_owned(),
+        system: "You are a test.".to_owned(),
+        items: items.into_iter().map(Arc::new).collect(),
+        tools: vec![
+            tool("get_weather", "{\"type\":\"object\",\"properties\":{\"city\":{\"type\":\"string\"}}}"),
+            tool("get_time", "{\"type\":\"object\"}"),
+        ],
+        temperature_millis: None,
+        max_output_tokens: None,
+        extra_params_json: None,
+    }
+}

@@ -1,0 +1,719 @@
+//! Conversions: round trips where both directions exist, tables of violations, and completeness of events.
+
+use std::collections::BTreeMap;
+
+use gander_domain::{
+    Actor, ContentId, Event, Interaction, InteractionId, Item, ItemBody, ItemId, MessageId, Part, PartBody, Payload,
+    Session, SessionId, Timestamp, Turn, TurnId, Usage,
+    content::{Annotations, Blob, Data},
+    event::{
+        HistoryChange, HistoryChangeKind, ListChange, OutputStream, SubagentProgress, ToolProgress, UpdateCause,
+        UsageReport, VisibilityChange,
+    },
+    extension::{
+        ExtensionConfig, ExtensionOrigin, ExtensionState, ExtensionStateChange, ExtensionSummary,
+        ExtensionTransport, ProtocolEra,
+    },
+    interaction::{
+        Answer, DecisionKind, FormAction, InteractionKind, InteractionOutcome, InteractionState, PermissionQuestion,
+        PermissionReason, Resolution, standard_permission_options,
+    },
+    item::*,
+    permission::{PermissionRule, RememberScope, RuleDecision},
+    session::*,
+    tool::{ToolAnnotations, ToolDefinition, ToolVisibility},
+    turn::{StopReason, TurnLimits, TurnState},
+    usage::{Cost, CostSource, SessionUsage, UsagePurpose},
+};
+use gander_proto::v1 as pb;
+use prost::Message as _;
+
+use super::*;
+
+fn sid() -> SessionId {
+    SessionId::new("s1").unwrap()
+}
+
+fn content_id() -> ContentId {
+    ContentId::new("c".repeat(64)).unwrap()
+}
+
+fn bodies() -> Vec<PartBody> {
+    let blob = || Data::Inline(Blob(vec![0, 1, 255]));
+    vec![
+        PartBody::Text("täxt\n".into()),
+        PartBody::Text(String::new()),
+        PartBody::TextContent { content_id: content_id(), size_bytes: 300_000 },
+        PartBody::Image { data: blob(), mime_type: "image/png".into() },
+        PartBody::Audio { data: Data::Content(content_id()), mime_type: "audio/wav".into() },
+        PartBody::Resource { uri: "file:///a".into(), mime_type: None, text: Some("x".into()), data: None },
+        PartBody::Resource {
+            uri: "file:///b".into(),
+            mime_type: Some("application/zip".into()),
+            text: None,
+            data: Some(blob()),
+        },
+        PartBody::Resource { uri: "u:c".into(), mime_type: None, text: None, data: Some(Data::Content(content_id())) },
+        PartBody::Resource { uri: "u:d".into(), mime_type: None, text: None, data: None },
+        PartBody::ResourceLink {
+            uri: "https://x".into(),
+            name: "x".into(),
+            title: Some("X".into()),
+            mime_type: Some("text/html".into()),
+            size_bytes: Some(7),
+        },
+        PartBody::Diff { path: "/a".into(), old_text: None, new_text: Some("n".into()), patch: None },
+        PartBody::Terminal { terminal_id: "t".into(), exit_code: Some(-1), signal: Some("SIGKILL".into()) },
+        PartBody::Unknown { kind: "hologram".into(), raw_json: "{\"type\":\"hologram\"}".into() },
+    ]
+}
+
+fn parts() -> Vec<Part> {
+    let mut parts: Vec<Part> = bodies().into_iter().map(Part::new).collect();
+    parts[0].annotations = Some(Annotations {
+        audience: vec!["user".into()],
+        priority_millis: Some(250),
+        last_modified: Some(Timestamp(1_700_000_000_123_456)),
+    });
+    parts[1].meta_json = Some("{\"big\": 9007199254740993}".into());
+    parts
+}
+
+fn call(status: ToolCallStatus) -> ToolCall {
+    ToolCall {
+        extension_name: "developer".into(),
+        tool_name: "shell".into(),
+        title: "Run".into(),
+        kind: ToolKind::Execute,
+        status,
+        arguments_json: "{\"n\":9007199254740993}".into(),
+        invalid_arguments: Some("no".into()),
+        locations: vec![Location { path: "/a".into(), line: Some(3) }, Location { path: "/b".into(), line: None }],
+        annotations: ToolAnnotations { read_only: Some(false), destructive: Some(true), ..Default::default() },
+        tool_meta_json: Some("{}".into()),
+        executor: Executor::Client,
+        permission: Some(PermissionRecord { allowed: true, source: "answer".into() }),
+        content: parts(),
+        result: Some(ToolResult {
+            outcome: ToolOutcome::ToolError,
+            parts: parts(),
+            structured_content_json: Some("[1.0]".into()),
+            is_error: true,
+            meta_json: Some("{\"a\":1}".into()),
+            error: Some(
+                ErrorDetail::new(ErrorReason::ToolTimedOut, "late").with("seconds", 3).retry_after(Duration::from_millis(1_500)),
+            ),
+            truncated: Some(Truncated { original_bytes: 12, content_id: Some(content_id()) }),
+            duration_ms: 1_234,
+        }),
+        child_session_id: Some(sid()),
+        start_time: Some(Timestamp(5)),
+        ..ToolCall::streaming("developer__shell", "call_0")
+    }
+}
+
+fn item_bodies() -> Vec<ItemBody> {
+    vec![
+        ItemBody::UserMessage(UserMessage { parts: parts(), steered: true }),
+        ItemBody::AgentMessage(AgentMessage { parts: parts(), demo: true }),
+        ItemBody::Thought(Thought { text: "hm".into(), signature: Some("sig".into()), redacted_data: None }),
+        ItemBody::ToolCall(Box::new(call(ToolCallStatus::Completed))),
+        ItemBody::Compaction(Compaction {
+            summary_parts: parts(),
+            replaced_through_sequence: 9,
+            trigger: "threshold".into(),
+        }),
+        ItemBody::Notice(Notice {
+            level: NoticeLevel::Warning,
+            code: "x".into(),
+            text: "y".into(),
+            data_json: Some("{}".into()),
+        }),
+    ]
+}
+
+fn item(body: ItemBody) -> Item {
+    Item {
+        item_id: ItemId::new("i1").unwrap(),
+        turn_id: Some(TurnId::new("t1").unwrap()),
+        message_id: MessageId::new("m1").unwrap(),
+        body,
+        state: ItemState::Completed,
+        incomplete: true,
+        visibility: Visibility { user: true, model: false },
+        origin: Origin::Import,
+        create_time: Timestamp(-1),
+        client_create_time: Some(Timestamp::from_seconds(7)),
+        complete_time: Some(Timestamp(8)),
+        redacted: false,
+        model_id: Some("m".into()),
+        provider_state_json: None,
+    }
+}
+
+fn turn() -> Turn {
+    Turn {
+        turn_id: TurnId::new("t1").unwrap(),
+        state: TurnState::Queued,
+        stop_reason: Some(StopReason::Budget),
+        error: Some(ErrorDetail::internal("x")),
+        started_by: Some(Actor { principal: "uid:1".into(), client_name: "c/1".into(), protocol: "grpc".into() }),
+        interrupted_by: None,
+        limits: TurnLimits {
+            max_model_calls: Some(3),
+            max_tokens: Some(4),
+            max_cost_micros: Some(5),
+            max_duration_ms: Some(6_001),
+        },
+        model: Some(model()),
+        usage: Usage { input_tokens: Some(1), ..Usage::default() },
+        model_calls: 2,
+        create_time: Timestamp(1),
+        start_time: None,
+        end_time: Some(Timestamp(3)),
+        first_sequence: 4,
+        last_sequence: 5,
+        request_hash: "h".into(),
+    }
+}
+
+fn model() -> ModelSelection {
+    ModelSelection {
+        provider_id: "p".into(),
+        model_id: "m".into(),
+        context_limit: Some(1_000),
+        temperature_millis: Some(700),
+        max_output_tokens: Some(10),
+        extra_params_json: Some("{\"a\":1}".into()),
+    }
+}
+
+fn session() -> Session {
+    Session {
+        session_id: sid(),
+        title: "T".into(),
+        title_source: TitleSource::User,
+        kind: SessionKind::User,
+        state: SessionState::AwaitingInput,
+        archive_time: None,
+        owner: "me".into(),
+        working_directory: "/w".into(),
+        additional_directories: vec!["/x".into()],
+        model: Some(model()),
+        mode: Some(Mode::SmartApprove),
+        demo_allowed: true,
+        instructions: vec![Instruction { key: "k".into(), text: "t".into(), replace: true }],
+        recipe: None,
+        labels: BTreeMap::from([("a".into(), "b".into())]),
+        container: None,
+        schedule_id: None,
+        parent: None,
+        extension_state: BTreeMap::new(),
+        usage: SessionUsage::default(),
+        context_used_tokens: None,
+        context_window_tokens: Some(8),
+        message_count: 3,
+        last_sequence: 17,
+        oldest_sequence: 1,
+        active_turn_id: None,
+        pending_interaction_count: 1,
+        create_time: Timestamp(1),
+        update_time: Timestamp(2),
+    }
+}
+
+fn config(transport: ExtensionTransport) -> ExtensionConfig {
+    ExtensionConfig {
+        name: "My Server".into(),
+        transport,
+        description: "d".into(),
+        display_name: Some("D".into()),
+        bundled: true,
+        timeout_ms: Some(1_500),
+        tool_allowlist: vec!["a".into()],
+        env: BTreeMap::from([("TOKEN".into(), "s3cret".into())]),
+        env_keys: vec!["KEY".into()],
+        exec_prefix: vec!["docker".into()],
+        protocol: ProtocolEra::Modern,
+        unknown_json: Some("{\"x\":\"hidden\"}".into()),
+    }
+}
+
+fn transports() -> Vec<ExtensionTransport> {
+    let tool = ToolDefinition {
+        name: "pick".into(),
+        extension_name: "myserver".into(),
+        tool_name: "pick".into(),
+        title: Some("Pick".into()),
+        description: "d".into(),
+        input_schema_json: "{\"type\":\"object\"}".into(),
+        output_schema_json: Some("{}".into()),
+        annotations: ToolAnnotations { read_only: Some(true), ..Default::default() },
+        icons_json: None,
+        meta_json: Some("{}".into()),
+        visibility: ToolVisibility::default(),
+        definition_hash: String::new(),
+        quarantined: false,
+        trusted: false,
+    };
+    vec![
+        ExtensionTransport::Builtin,
+        ExtensionTransport::Platform,
+        ExtensionTransport::Stdio { command: "c".into(), args: vec!["-x".into()] },
+        ExtensionTransport::StreamableHttp {
+            uri: "https://x".into(),
+            headers: BTreeMap::from([("Authorization".into(), "Bearer s3cret".into())]),
+            unix_socket: Some("@a".into()),
+        },
+        ExtensionTransport::InlinePython { code: "print()".into(), dependencies: vec!["mcp".into()] },
+        ExtensionTransport::Client { tools: vec![tool], instructions: Some("i".into()) },
+        ExtensionTransport::Sse { uri: "http://x".into() },
+        ExtensionTransport::Unknown { kind: "odd".into() },
+    ]
+}
+
+const AT: At<'static> = At::root("x");
+
+/// Encodes and decodes, so that a round trip is one over the wire.
+fn wire<M: prost::Message + Default>(message: M) -> M {
+    M::decode(message.encode_to_vec().as_slice()).unwrap()
+}
+
+fn valid<T>(convert: impl FnOnce(&mut Violations) -> Option<T>) -> T {
+    let mut v = Violations::default();
+    let value = convert(&mut v);
+    v.finish(value).unwrap()
+}
+
+/// The fields that a conversion complains about.
+fn wrong<T: std::fmt::Debug>(convert: impl FnOnce(&mut Violations) -> T) -> Vec<String> {
+    let mut v = Violations::default();
+    let _ = convert(&mut v);
+    v.finish::<()>(None).unwrap_err().violations.into_iter().map(|v| v.field).collect()
+}
+
+struct NoDefaults;
+impl item::Defaults for NoDefaults {
+    fn item_id(&self) -> Option<ItemId> {
+        None
+    }
+    fn message_id(&self) -> Option<MessageId> {
+        None
+    }
+    fn now(&self) -> Timestamp {
+        Timestamp(99)
+    }
+}
+
+#[test]
+fn parts_come_back() {
+    for part in parts() {
+        assert_eq!(valid(|v| content::part_from_pb(wire(content::part_to_pb(&part)), &AT, v)), part);
+    }
+}
+
+#[test]
+fn items_come_back() {
+    for body in item_bodies() {
+        let expected = item(body);
+        let pb = wire(item::item_to_pb(&expected));
+        assert_eq!(valid(|v| item::item_from_pb(pb, Origin::Import, &NoDefaults, &AT, v)), expected);
+    }
+}
+
+#[test]
+fn models_limits_answers_and_rules_come_back() {
+    let (model, limits) = (model(), turn().limits);
+    assert_eq!(valid(|v| Some(session::model_from_pb(wire(session::model_to_pb(&model)), &AT, v))), model);
+    assert_eq!(valid(|v| Some(turn::limits_from_pb(Some(wire(turn::limits_to_pb(&limits))), &AT, v))), limits);
+    for answer in [
+        Answer::Option { option_id: "allow_once".into() },
+        Answer::Decision {
+            kind: DecisionKind::Cancel,
+            remember_scope: RememberScope::Project,
+            comment: Some("no".into()),
+        },
+        Answer::Form { action: FormAction::Accept, content_json: Some("{\"a\":1}".into()) },
+        Answer::Form { action: FormAction::Decline, content_json: None },
+        Answer::Url { done: true, callback_url: Some("http://x".into()) },
+        Answer::Url { done: false, callback_url: None },
+    ] {
+        let pb = wire(interaction::answer_to_pb(&answer));
+        assert_eq!(valid(|v| interaction::answer_from_pb(Some(pb), &AT, v)), answer);
+    }
+    for decision in [RuleDecision::AlwaysAllow, RuleDecision::Ask, RuleDecision::NeverAllow] {
+        let rule = PermissionRule { tool_pattern: "a__*".into(), decision, scope: RememberScope::User };
+        let edit = valid(|v| tool::rule_edit_from_pb(wire(tool::rule_to_pb(&rule, None)), &AT, v));
+        assert_eq!((edit.tool_pattern, edit.scope, edit.decision), (rule.tool_pattern, rule.scope, Some(decision)));
+    }
+}
+
+#[test]
+fn extension_configs_come_back_and_hide_their_values() {
+    use extension::Reveal;
+    for transport in transports() {
+        let config = config(transport);
+        let shown = wire(extension::config_to_pb(&config, Reveal::Values));
+        assert_eq!(shown.key, "myserver");
+        assert_eq!(valid(|v| extension::config_from_pb(shown, &AT, v)), config);
+        let hidden = extension::config_to_pb(&config, Reveal::Keys);
+        assert_eq!(hidden.env["TOKEN"], "");
+        let text = format!("{hidden:?}");
+        assert!(!text.contains("s3cret") && !text.contains("hidden"), "{text}");
+    }
+}
+
+#[test]
+fn all_violations_are_told_at_once() {
+    let bad = pb::TurnInput {
+        message_id: "a b".into(),
+        parts: vec![
+            pb::Part::default(),
+            pb::Part { meta_json: "[]".into(), ..content::part_to_pb(&Part::text("ok")) },
+            pb::Part {
+                body: Some(pb::part::Body::Image(pb::MediaPart::default())),
+                annotations: Some(pb::Annotations { priority: Some(2.0), ..Default::default() }),
+                ..Default::default()
+            },
+            pb::Part { body: Some(pb::part::Body::TextContentId("x/y".into())), ..Default::default() },
+        ],
+        client_create_time: Some(prost_types::Timestamp { seconds: 0, nanos: -1 }),
+    };
+    let at = At::root("input");
+    assert_eq!(
+        wrong(|v| turn::input_from_pb(Some(bad), &at, v)),
+        [
+            "input.parts[0]",
+            "input.parts[1].meta_json",
+            "input.parts[2].image",
+            "input.parts[3].text_content_id",
+            "input.message_id",
+            "input.client_create_time",
+        ]
+    );
+}
+
+#[test]
+fn violations_of_single_values() {
+    let limits = |limits| wrong(|v| turn::limits_from_pb(Some(limits), &At::root("limits"), v));
+    assert_eq!(
+        limits(pb::TurnLimits {
+            max_model_calls: Some(0),
+            max_tokens: Some(-1),
+            max_cost_micros: Some(0),
+            max_duration: Some(prost_types::Duration { seconds: 0, nanos: 0 }),
+        }),
+        ["limits.max_duration", "limits.max_model_calls", "limits.max_tokens", "limits.max_cost_micros"]
+    );
+    for (seconds, nanos) in [(-1, 0), (0, -1), (0, 1_000_000_000), (i64::MAX, 0)] {
+        let duration = Some(prost_types::Duration { seconds, nanos });
+        assert_eq!(wrong(|v| v.duration(&AT, duration)), ["x"], "{seconds} {nanos}");
+    }
+    let model = |m: pb::ModelSelection| wrong(|v| session::model_from_pb(m, &At::root("model"), v));
+    assert_eq!(
+        model(pb::ModelSelection {
+            temperature: Some(f64::NAN),
+            context_limit: Some(0),
+            extra_params_json: "{".into(),
+            recording: Some(pb::ModelRecording::default()),
+            ..Default::default()
+        }),
+        ["model.recording", "model.temperature", "model.provider_id", "model.context_limit", "model.extra_params_json"]
+    );
+    let answer = |a| wrong(|v| interaction::answer_from_pb(Some(a), &At::root("answer"), v));
+    assert_eq!(answer(pb::InteractionAnswer::default()), ["answer"]);
+    let decision = pb::PermissionAnswer { kind: 77, remember_scope: 99, ..Default::default() };
+    let decision = pb::interaction_answer::Answer::Decision(decision);
+    assert_eq!(
+        answer(pb::InteractionAnswer { answer: Some(decision) }),
+        ["answer.decision.remember_scope", "answer.decision.kind"]
+    );
+    for (pattern, ok) in [("a__b", true), ("a__*", true), ("*", true), ("*a", false), ("a*b*", false), ("", false)] {
+        let rule = pb::PermissionRule {
+            tool_pattern: pattern.into(),
+            decision: pb::RuleDecision::Allow as i32,
+            scope: pb::RememberScope::User as i32,
+            ..Default::default()
+        };
+        let mut v = Violations::default();
+        let rule = tool::rule_edit_from_pb(rule, &AT, &mut v);
+        assert_eq!(v.finish(rule).is_ok(), ok, "{pattern:?}");
+    }
+}
+
+#[test]
+fn extension_configs_are_validated() {
+    let base = || extension::config_to_pb(&config(ExtensionTransport::Builtin), extension::Reveal::Values);
+    let check = |c: pb::ExtensionConfig| wrong(|v| extension::config_from_pb(c, &At::root("config"), v));
+    assert_eq!(check(pb::ExtensionConfig { kind: None, ..base() }), ["config"]);
+    assert_eq!(check(pb::ExtensionConfig { name: "--".into(), ..base() }), ["config.name"]);
+    let sandbox = pb::ExtensionSandbox { mode: pb::SandboxMode::ReadOnly as i32, ..Default::default() };
+    assert_eq!(check(pb::ExtensionConfig { sandbox: Some(sandbox), ..base() }), ["config.sandbox"]);
+    let http = pb::StreamableHttpExtension { uri: "ftp://x".into(), ..Default::default() };
+    let kind = Some(pb::extension_config::Kind::StreamableHttp(http));
+    assert_eq!(check(pb::ExtensionConfig { kind, ..base() }), ["config.streamable_http.uri"]);
+    let twice = vec![base(), base()];
+    assert_eq!(
+        wrong(|v| extension::configs_from_pb(twice, &At::root("extensions"), "add", v)),
+        ["extensions.add[1].name"]
+    );
+}
+
+#[test]
+fn history_that_is_not_complete_is_refused() {
+    let mut running = item::item_to_pb(&item(ItemBody::ToolCall(Box::new(call(ToolCallStatus::Running)))));
+    running.state = pb::ItemState::InProgress as i32;
+    running.item_id.clear();
+    let fields = wrong(|v| item::item_from_pb(running, Origin::Client, &NoDefaults, &At::root_element("items", 2), v));
+    assert_eq!(fields, ["items[2].state", "items[2].tool_call.status"]);
+}
+
+/// One payload of every kind.
+fn payloads() -> Vec<Payload> {
+    let item_id = || ItemId::new("i1").unwrap();
+    let turn = || Box::new(turn());
+    let text = || "x".to_owned();
+    let summary = ExtensionSummary {
+        key: "k".into(),
+        name: "K".into(),
+        kind: "frontend".into(),
+        config_hash: "h".into(),
+        origin: ExtensionOrigin::Recipe,
+    };
+    let question = PermissionQuestion {
+        tool_call: call(ToolCallStatus::AwaitingApproval),
+        reason: PermissionReason::Policy,
+        prompt: String::new(),
+        options: standard_permission_options(PermissionReason::Policy),
+    };
+    let interaction = Interaction {
+        interaction_id: InteractionId::new("q1").unwrap(),
+        turn_id: None,
+        item_id: Some(item_id()),
+        kind: InteractionKind::Permission(Box::new(question)),
+        state: InteractionState::Pending,
+        create_time: Timestamp(1),
+        expire_time: Timestamp(2),
+        outcome: None,
+        answer: None,
+        answered_by: None,
+    };
+    let boxed_session = || Box::new(session());
+    vec![
+        Payload::SessionCreated { session: boxed_session(), origin: SessionOrigin::New },
+        Payload::SessionUpdated {
+            session: boxed_session(),
+            changed_fields: vec!["title".into()],
+            cause: UpdateCause::Client,
+        },
+        Payload::SessionOptionsChanged { options: Vec::new() },
+        Payload::CommandsChanged {
+            commands: vec![Command {
+                name: "compact".into(),
+                help: text(),
+                input_hint: String::new(),
+                kind: "builtin".into(),
+                recipe_id: None,
+            }],
+        },
+        Payload::PlanUpdated {
+            plan: Plan {
+                entries: vec![PlanEntry {
+                    content: text(),
+                    priority: "high".into(),
+                    status: "in_progress".into(),
+                }],
+                ..Plan::default()
+            },
+        },
+        Payload::HistoryChanged(HistoryChange {
+            kind: HistoryChangeKind::Rewound,
+            visibility_changes: vec![VisibilityChange { item_id: item_id(), user: false, model: true }],
+            hidden_from_sequence: Some(3),
+            summary_item_id: None,
+        }),
+        Payload::TurnQueued { turn: turn() },
+        Payload::TurnStarted { turn: turn() },
+        Payload::TurnCancelRequested { turn: turn() },
+        Payload::TurnEnded { turn: turn() },
+        Payload::ModelCallStarted { model: model(), call_index: 1 },
+        Payload::ModelRetryScheduled { attempt: 1, delay_ms: 1_500, error: ErrorDetail::internal("x") },
+        Payload::ItemStarted { item: Box::new(item(item_bodies().remove(0))) },
+        Payload::ItemCompleted { item: Box::new(item(item_bodies().remove(3))) },
+        Payload::ItemRedacted { item_id: item_id() },
+        Payload::ToolCallUpdated { item_id: item_id(), call: Box::new(call(ToolCallStatus::Pending)) },
+        Payload::TextDelta { item_id: item_id(), part_index: 1, text: text() },
+        Payload::ThoughtDelta { item_id: item_id(), text: text() },
+        Payload::ArgumentsDelta { item_id: item_id(), text: text() },
+        Payload::ToolOutputDelta { item_id: item_id(), stream: OutputStream::Stderr, text: text() },
+        Payload::ToolProgress(ToolProgress {
+            item_id: item_id(),
+            progress: "0.5".into(),
+            total: Some("NaN".into()),
+            message: Some(text()),
+            subagent: Some(SubagentProgress { child_session_id: sid(), summary: text() }),
+        }),
+        Payload::ToolNotification { item_id: item_id(), method: "m".into(), params_json: "{}".into() },
+        Payload::InteractionRequested { interaction: Box::new(interaction) },
+        Payload::InteractionResolved(Resolution {
+            interaction_id: InteractionId::new("q1").unwrap(),
+            outcome: InteractionOutcome::Expired,
+            answer: None,
+            answered_by: None,
+            rule_created: None,
+        }),
+        Payload::ExtensionAdded { extension: summary },
+        Payload::ExtensionRemoved { key: "k".into() },
+        Payload::ExtensionStateChanged(ExtensionStateChange {
+            key: "k".into(),
+            from: None,
+            to: ExtensionState::Ready,
+            cause: "initialized".into(),
+            attempt: 1,
+            exit_code: None,
+            stderr_tail: String::new(),
+        }),
+        Payload::ListChanged(ListChange {
+            extension_name: "e".into(),
+            list: "prompts".into(),
+            added: Vec::new(),
+            removed: Vec::new(),
+            changed: Vec::new(),
+            generation: 2,
+        }),
+        Payload::ResourceUpdated { extension_name: "e".into(), uri: "u".into() },
+        Payload::ExtensionNotification {
+            extension_name: "e".into(),
+            level: "warning".into(),
+            logger: String::new(),
+            data_json: "{}".into(),
+        },
+        Payload::UsageReported(UsageReport {
+            purpose: UsagePurpose::Turn,
+            call: Usage::default(),
+            session_totals: Usage::default(),
+            context_used_tokens: Some(1),
+            context_window_tokens: None,
+            cost: Some(Cost { amount_micros: 1, currency: "USD".into(), source: CostSource::Table }),
+            cost_totals: None,
+        }),
+        Payload::StatusNoted { level: NoticeLevel::Info, code: "c".into(), text: text() },
+    ]
+}
+
+/// The payload's name in the oneof: the variant's name in snake case.
+fn pb_name(payload: &pb::session_event::Payload) -> String {
+    let debug = format!("{payload:?}");
+    let variant = debug.split('(').next().unwrap();
+    let mut out = String::new();
+    for c in variant.chars() {
+        if c.is_uppercase() && !out.is_empty() {
+            out.push('_');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
+}
+
+#[test]
+fn every_payload_has_its_own_case() {
+    let payloads = payloads();
+    let mut names = std::collections::BTreeSet::new();
+    for payload in payloads {
+        let name = payload.name();
+        let ignorable = payload.ignorable();
+        let event = Event { sequence: 7, turn_id: None, time: Timestamp(1_500_000), actor: None, payload };
+        let pb = wire(event::event_to_pb(&event, &sid()));
+        assert_eq!((pb.sequence, pb.session_id.as_str(), pb.ignorable), (7, "s1", ignorable));
+        assert_eq!(pb.create_time, Some(prost_types::Timestamp { seconds: 1, nanos: 500_000_000 }));
+        assert_eq!(pb_name(pb.payload.as_ref().unwrap()), name);
+        names.insert(name);
+    }
+    assert_eq!(names.len(), 32, "one payload of every kind is tested");
+}
+
+#[test]
+fn words_of_the_domain_become_enum_values() {
+    let find = |name: &str| {
+        let payload = payloads().into_iter().find(|p| p.name() == name).unwrap();
+        let event = Event { sequence: 1, turn_id: None, time: Timestamp(0), actor: None, payload };
+        event::event_to_pb(&event, &sid()).payload.unwrap()
+    };
+    use pb::session_event::Payload as P;
+    let P::PlanUpdated(plan) = find("plan_updated") else { panic!() };
+    let entry = &plan.plan.unwrap().entries[0];
+    assert_eq!((entry.priority(), entry.status()), (pb::PlanPriority::High, pb::PlanStatus::InProgress));
+    let P::ListChanged(list) = find("list_changed") else { panic!() };
+    assert_eq!(list.list_kind(), pb::ListKind::Prompts);
+    let P::ExtensionNotification(note) = find("extension_notification") else { panic!() };
+    assert_eq!(note.level(), pb::LogLevel::Warning);
+    let P::ExtensionStateChanged(change) = find("extension_state_changed") else { panic!() };
+    assert_eq!(change.cause(), pb::ExtensionStateCause::Initialized);
+    let P::ToolProgress(progress) = find("tool_progress") else { panic!() };
+    assert_eq!((progress.progress, progress.total), (0.5, None));
+    let P::InteractionRequested(asked) = find("interaction_requested") else { panic!() };
+    let Some(pb::interaction::Question::Permission(question)) = asked.interaction.unwrap().question else { panic!() };
+    let kinds: Vec<_> = question.options.iter().map(|o| (o.option_id.as_str(), o.kind())).collect();
+    assert_eq!(kinds[0], ("allow_once", pb::PermissionOptionKind::AllowOnce));
+    assert_eq!(kinds[2], ("allow_always", pb::PermissionOptionKind::AllowAlways));
+    let permission = question.tool_call.unwrap().permission.unwrap();
+    assert_eq!(permission.source(), pb::PermissionSource::Answer);
+}
+
+#[test]
+fn a_failure_told_as_a_cause_becomes_an_error() {
+    let change = |cause: &str, to| {
+        extension::state_change_to_pb(&ExtensionStateChange {
+            key: "k".into(),
+            from: None,
+            to,
+            cause: cause.into(),
+            attempt: 0,
+            exit_code: None,
+            stderr_tail: String::new(),
+        })
+    };
+    let failed = change("npx: not found", ExtensionState::Failed);
+    assert_eq!(failed.cause(), pb::ExtensionStateCause::StartFailed);
+    assert_eq!(failed.error.unwrap().message, "npx: not found");
+    let known = change("crash_loop", ExtensionState::Failed);
+    assert_eq!((known.cause(), known.error), (pb::ExtensionStateCause::CrashLoop, None));
+}
+
+#[test]
+fn etags_follow_settable_fields_only() {
+    let base = session();
+    let etag = session::etag(&base);
+    assert_eq!(etag.len(), 16);
+    assert_eq!(session::etag(&Session { last_sequence: 99, message_count: 4, ..session() }), etag);
+    for changed in [
+        Session { title: "U".into(), ..session() },
+        Session { mode: None, ..session() },
+        Session { labels: BTreeMap::new(), ..session() },
+        Session { archive_time: Some(Timestamp(1)), ..session() },
+        Session { container: Some("c".into()), ..session() },
+    ] {
+        assert_ne!(session::etag(&changed), etag);
+    }
+}
+
+#[test]
+fn times_and_durations() {
+    for micros in [0, 1, -1, 1_700_000_000_123_456, -62_135_596_800_000_000] {
+        let pb = time_to_pb(Timestamp(micros));
+        assert!((0..1_000_000_000).contains(&pb.nanos));
+        assert_eq!(valid(|v| v.time(&AT, Some(pb))), Timestamp(micros));
+    }
+    for ms in [0, 1, 999, 1_000, 86_400_001] {
+        assert_eq!(valid(|v| v.duration(&AT, Some(millis_to_pb(ms)))).as_millis(), u128::from(ms));
+    }
+}
+
+#[test]
+fn paths_are_dotted() {
+    let (a, b);
+    let root = At::root_element("items", 3);
+    a = root.field("tool_call");
+    b = a.element("locations", 0);
+    assert_eq!(b.field("line").to_string(), "items[3].tool_call.locations[0].line");
+}

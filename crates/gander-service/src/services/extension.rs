@@ -1,0 +1,272 @@
+//! ExtensionService: the extensions of the configuration file and those of a session.
+
+use gander_domain::{
+    ErrorDetail, ErrorReason, SessionId,
+    extension::{ExtensionConfig, extension_key},
+};
+use gander_engine::{AddExtension, Engine, config_error};
+use gander_formats::extension as format;
+use gander_proto::v1::{self as pb, extension_service_server::ExtensionService};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    Api,
+    context::incoming,
+    convert::{
+        At, Violations,
+        extension::{Reveal, config_from_pb, config_to_pb, status_to_pb},
+    },
+    engine_types::ConfiguredEntry,
+    error::{IntoStatus as _, not_implemented},
+    watch::Answers,
+};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+const EXTENSIONS: &str = "extensions";
+
+#[tonic::async_trait]
+impl ExtensionService for Api {
+    async fn list_extensions(
+        &self,
+        _request: Request<pb::ListExtensionsRequest>,
+    ) -> Answer<pb::ListExtensionsResponse> {
+        let (entries, warnings) =
+            self.run_blocking(|engine| Ok(engine.configured_extensions_with_problems())).await?;
+        let extensions = entries.iter().map(configured_to_pb).collect();
+        Ok(Response::new(pb::ListExtensionsResponse { extensions, warnings }))
+    }
+
+    async fn put_extension(
+        &self,
+        request: Request<pb::PutExtensionRequest>,
+    ) -> Answer<pb::PutExtensionResponse> {
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let config = v.required(&At::root("config"), request.config);
+        let config = config.and_then(|c| config_from_pb(c, &At::root("config"), &mut v));
+        let config = v.finish(config).or_status()?;
+        check(&config).or_status()?;
+        let (entry, created) =
+            self.run_blocking(move |engine| put(engine, config, request.enabled)).await?;
+        Ok(Response::new(pb::PutExtensionResponse { extension: Some(configured_to_pb(&entry)), created }))
+    }
+
+    async fn delete_extension(
+        &self,
+        request: Request<pb::DeleteExtensionRequest>,
+    ) -> Answer<pb::DeleteExtensionResponse> {
+        let request = request.into_inner();
+        let deleted = self
+            .run_blocking(move |engine| match find(engine, &request.extension_name) {
+                Ok(entry) => {
+                    keep_implied(engine)?;
+                    let written = engine.config().edit_map_entry(EXTENSIONS, &entry.key, None);
+                    written.map(|_| true).map_err(|e| config_error(&e))
+                }
+                Err(e) if request.allow_missing && e.reason == ErrorReason::ExtensionNotFound => Ok(false),
+                Err(e) => Err(e),
+            })
+            .await?;
+        Ok(Response::new(pb::DeleteExtensionResponse { deleted }))
+    }
+
+    async fn set_extension_enabled(
+        &self,
+        request: Request<pb::SetExtensionEnabledRequest>,
+    ) -> Answer<pb::SetExtensionEnabledResponse> {
+        let request = request.into_inner();
+        let entry = self
+            .run_blocking(move |engine| {
+                let entry = ConfiguredEntry { enabled: request.enabled, ..find(engine, &request.extension_name)? };
+                keep_implied(engine)?;
+                write(engine, &entry)?;
+                Ok(entry)
+            })
+            .await?;
+        Ok(Response::new(pb::SetExtensionEnabledResponse { extension: Some(configured_to_pb(&entry)) }))
+    }
+
+    async fn list_available_extensions(
+        &self,
+        _request: Request<pb::ListAvailableExtensionsRequest>,
+    ) -> Answer<pb::ListAvailableExtensionsResponse> {
+        Err(not_implemented("ListAvailableExtensions"))
+    }
+
+    async fn install_extension_link(
+        &self,
+        _request: Request<pb::InstallExtensionLinkRequest>,
+    ) -> Answer<pb::InstallExtensionLinkResponse> {
+        Err(not_implemented("InstallExtensionLink"))
+    }
+
+    async fn add_session_extension(
+        &self,
+        request: Request<pb::AddSessionExtensionRequest>,
+    ) -> Answer<pb::AddSessionExtensionResponse> {
+        let (context, request) = incoming(request)?;
+        let wait = request.wait;
+        let (id, extension) = addition(request).or_status()?;
+        let done = self
+            .run(|engine| async move { engine.add_session_extension(&context, &id, extension, wait).await })
+            .await?;
+        Ok(Response::new(pb::AddSessionExtensionResponse {
+            extension: Some(status_to_pb(&done.value)),
+            sequence: done.sequence,
+        }))
+    }
+
+    async fn remove_session_extension(
+        &self,
+        request: Request<pb::RemoveSessionExtensionRequest>,
+    ) -> Answer<pb::RemoveSessionExtensionResponse> {
+        let (context, request) = incoming(request)?;
+        let (id, name) = session_and_name(&request.session_id, request.extension_name).or_status()?;
+        let done = self
+            .run(|engine| async move { engine.remove_session_extension(&context, &id, &name).await })
+            .await?;
+        Ok(Response::new(pb::RemoveSessionExtensionResponse { sequence: done.sequence, removed: done.value }))
+    }
+
+    async fn restart_session_extension(
+        &self,
+        request: Request<pb::RestartSessionExtensionRequest>,
+    ) -> Answer<pb::RestartSessionExtensionResponse> {
+        let (_, request) = incoming(request)?;
+        let wait = request.wait;
+        let (id, name) = session_and_name(&request.session_id, request.extension_name).or_status()?;
+        let done = self
+            .run(|engine| async move { engine.restart_session_extension(&id, &name, wait).await })
+            .await?;
+        Ok(Response::new(pb::RestartSessionExtensionResponse {
+            extension: Some(status_to_pb(&done.value)),
+            sequence: done.sequence,
+        }))
+    }
+
+    async fn list_session_extensions(
+        &self,
+        request: Request<pb::ListSessionExtensionsRequest>,
+    ) -> Answer<pb::ListSessionExtensionsResponse> {
+        let id = super::session::session_id(&request.into_inner().session_id).or_status()?;
+        let statuses = self.run(|engine| async move { engine.session_extensions(&id).await }).await?;
+        let extensions = statuses.iter().map(status_to_pb).collect();
+        Ok(Response::new(pb::ListSessionExtensionsResponse { extensions }))
+    }
+
+    type ReadExtensionLogStream = Answers<pb::ReadExtensionLogResponse>;
+
+    async fn read_extension_log(
+        &self,
+        _request: Request<pb::ReadExtensionLogRequest>,
+    ) -> Answer<Self::ReadExtensionLogStream> {
+        Err(not_implemented("ReadExtensionLog"))
+    }
+
+    async fn set_extension_log_level(
+        &self,
+        _request: Request<pb::SetExtensionLogLevelRequest>,
+    ) -> Answer<pb::SetExtensionLogLevelResponse> {
+        Err(not_implemented("SetExtensionLogLevel"))
+    }
+
+    async fn approve_tool_definitions(
+        &self,
+        _request: Request<pb::ApproveToolDefinitionsRequest>,
+    ) -> Answer<pb::ApproveToolDefinitionsResponse> {
+        Err(not_implemented("ApproveToolDefinitions"))
+    }
+}
+
+fn session_and_name(session_id: &str, name: String) -> Result<(SessionId, String), ErrorDetail> {
+    let mut v = Violations::default();
+    let id = v.id(&At::root("session_id"), session_id, |t| SessionId::new(t));
+    let name = v.name(&At::root("extension_name"), name);
+    v.finish(id.map(|id| (id, name)))
+}
+
+fn addition(request: pb::AddSessionExtensionRequest) -> Result<(SessionId, AddExtension), ErrorDetail> {
+    use pb::add_session_extension_request::Extension;
+    let mut v = Violations::default();
+    let id = v.id(&At::root("session_id"), &request.session_id, |t| SessionId::new(t));
+    let extension = match request.extension {
+        None => {
+            v.add(&At::root("extension"), "must be config or configured_name");
+            None
+        }
+        Some(Extension::Config(config)) => config_from_pb(*config, &At::root("config"), &mut v)
+            .map(|config| AddExtension::Config(Box::new(config))),
+        Some(Extension::ConfiguredName(name)) => {
+            Some(AddExtension::Configured(v.name(&At::root("configured_name"), name)))
+        }
+    };
+    v.finish(id.zip(extension))
+}
+
+/// What the format says about a configuration, beyond its shape.
+fn check(config: &ExtensionConfig) -> Result<(), ErrorDetail> {
+    let violations = format::validate(config);
+    let Some(first) = violations.first() else { return Ok(()) };
+    let message = format!("extension {}: {}: {}", config.name, first.field, first.description);
+    let mut error = ErrorDetail::new(ErrorReason::ExtensionConfigInvalid, message)
+        .with("extensionName", &config.name)
+        .with("field", &first.field);
+    error.violations = violations;
+    Err(error)
+}
+
+fn configured_to_pb(entry: &ConfiguredEntry) -> pb::ConfiguredExtension {
+    pb::ConfiguredExtension {
+        config: Some(config_to_pb(&entry.config, Reveal::Values)),
+        enabled: entry.enabled,
+        config_key: entry.key.clone(),
+        warnings: format::validate(&entry.config)
+            .into_iter()
+            .map(|v| format!("{}: {}", v.field, v.description))
+            .collect(),
+    }
+}
+
+fn find(engine: &Engine, name: &str) -> Result<ConfiguredEntry, ErrorDetail> {
+    let key = extension_key(name);
+    let found = engine
+        .configured_extensions()
+        .into_iter()
+        .find(|e| e.key == name || e.key == key || extension_key(&e.config.name) == key);
+    found.ok_or_else(|| {
+        let message = format!("no extension {name:?} is configured; ListExtensions shows those that are");
+        ErrorDetail::new(ErrorReason::ExtensionNotFound, message).with("extensionName", name)
+    })
+}
+
+/// Without any configured extension the engine implies its default ones. Before the first change they are written down,
+/// so that the change does not make them vanish.
+fn keep_implied(engine: &Engine) -> Result<(), ErrorDetail> {
+    if engine.config().current().extensions().is_empty() {
+        for entry in engine.configured_extensions() {
+            write(engine, &entry)?;
+        }
+    }
+    Ok(())
+}
+
+fn put(engine: &Engine, config: ExtensionConfig, enabled: bool) -> Result<(ConfiguredEntry, bool), ErrorDetail> {
+    let (entry, created) = match find(engine, &config.name) {
+        // A client that edits what it was shown sends withheld values back empty.
+        Ok(stored) => {
+            let config = format::restore_withheld(config, &stored.config);
+            (ConfiguredEntry { key: stored.key, enabled, config }, false)
+        }
+        Err(_) => (ConfiguredEntry { key: extension_key(&config.name), enabled, config }, true),
+    };
+    keep_implied(engine)?;
+    write(engine, &entry)?;
+    Ok((entry, created))
+}
+
+fn write(engine: &Engine, entry: &ConfiguredEntry) -> Result<(), ErrorDetail> {
+    let value = format::entry_to_value(entry);
+    engine.config().edit_map_entry(EXTENSIONS, &entry.key, Some(&value)).map_err(|e| config_error(&e))?;
+    Ok(())
+}

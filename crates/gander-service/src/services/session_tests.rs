@@ -1,0 +1,3 @@
+//! Requests of SessionService → engine.
+
+use super::*;

@@ -1,0 +1,185 @@
+//! SystemService: the daemon itself.
+
+use std::time::Duration;
+
+use gander_domain::{ErrorDetail, ErrorReason, SessionId};
+use gander_engine::{EngineInfo, MAX_INLINE_BYTES, StoreCheck};
+use gander_proto::v1::{self as pb, system_service_server::SystemService};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    Api, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES,
+    convert::{At, Violations, duration_to_pb, int32, int64, session},
+    error::{IntoStatus as _, not_implemented},
+    watch::{Answers, closing},
+};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// What this daemon can do beyond the basics; clients look for a name instead of comparing versions.
+const FEATURES: &[&str] =
+    &["config", "direct_tool_calls", "export_import", "extensions", "host_service", "permission_rules", "redaction", "search"];
+/// Largest event, by the rule that larger values are stored beside the log.
+const MAX_EVENT_BYTES: i64 = 1024 * 1024;
+/// Streams that the listeners allow per HTTP/2 connection.
+const MAX_STREAMS_PER_CONNECTION: i32 = 256;
+/// Time for running turns where neither the request nor the daemon says otherwise.
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+
+#[tonic::async_trait]
+impl SystemService for Api {
+    async fn get_server_info(
+        &self,
+        _request: Request<pb::GetServerInfoRequest>,
+    ) -> Answer<pb::GetServerInfoResponse> {
+        let info = self.engine.info().await;
+        let model = self.run_blocking(|engine| Ok(engine.default_model(false).map_err(|e| e.message))).await?;
+        let (default_model, default_model_reason) = match model {
+            Ok(resolved) => (Some(session::model_to_pb(&resolved.selection)), resolved.reason),
+            Err(why) => (None, why),
+        };
+        let server_info =
+            Some(pb::ServerInfo { default_model, default_model_reason, ..self.server_info(&info) });
+        Ok(Response::new(pb::GetServerInfoResponse { server_info }))
+    }
+
+    type WatchServerStream = Answers<pb::WatchServerResponse>;
+
+    async fn watch_server(
+        &self,
+        request: Request<pb::WatchServerRequest>,
+    ) -> Answer<Self::WatchServerStream> {
+        use pb::watch_server_response::Payload;
+        let kinds = request.into_inner().kinds;
+        let permit = self.open_stream().or_status()?;
+        let (engine, interval) = (self.engine.clone(), self.options.checkpoint_interval);
+        let wrap = |payload| Ok(pb::WatchServerResponse { payload: Some(payload) });
+        Ok(Response::new(Box::pin(async_stream::stream! {
+            let _permit = permit;
+            let mut config = engine.config().subscribe();
+            let closed = engine.closing();
+            yield wrap(Payload::Checkpoint(pb::Checkpoint { caught_up: true }));
+            loop {
+                tokio::select! {
+                    changed = config.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        // Providers and extensions are configured in the same files.
+                        for kind in [
+                            pb::ServerChangeKind::Config,
+                            pb::ServerChangeKind::Extensions,
+                            pb::ServerChangeKind::Providers,
+                        ] {
+                            if kinds.is_empty() || kinds.contains(&(kind as i32)) {
+                                let change = pb::ServerChange { kind: kind as i32, subject_id: String::new() };
+                                yield wrap(Payload::Change(change));
+                            }
+                        }
+                    }
+                    () = closed.cancelled() => {
+                        yield wrap(Payload::StreamClosing(closing(gander_engine::WatchClosed::Drain)));
+                        return;
+                    }
+                    () = tokio::time::sleep(interval) => {
+                        yield wrap(Payload::Checkpoint(pb::Checkpoint { caught_up: true }));
+                    }
+                }
+            }
+        })))
+    }
+
+    type CheckStoreStream = Answers<pb::CheckStoreResponse>;
+
+    async fn check_store(&self, request: Request<pb::CheckStoreRequest>) -> Answer<Self::CheckStoreStream> {
+        let mut v = Violations::default();
+        let session_id = &request.get_ref().session_id;
+        let only = v.optional_id(&At::root("session_id"), session_id, |t| SessionId::new(t));
+        let only = v.finish(Some(only)).or_status()?;
+        if let Some(id) = &only {
+            self.engine.get_session(id).await.or_status()?;
+        }
+        let check = self.engine.check_store(only.as_ref()).await.or_status()?;
+        Ok(Response::new(Box::pin(futures::stream::iter(check_to_pb(check).map(Ok)))))
+    }
+
+    type GetDiagnosticsStream = Answers<pb::GetDiagnosticsResponse>;
+
+    async fn get_diagnostics(
+        &self,
+        _request: Request<pb::GetDiagnosticsRequest>,
+    ) -> Answer<Self::GetDiagnosticsStream> {
+        Err(not_implemented("GetDiagnostics"))
+    }
+
+    async fn shutdown(&self, request: Request<pb::ShutdownRequest>) -> Answer<pb::ShutdownResponse> {
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let grace = v.duration(&At::root("grace_period"), request.grace_period).unwrap_or(DEFAULT_GRACE);
+        let grace = v.finish(Some(grace)).or_status()?;
+        let Some(shutdown) = &self.options.shutdown else {
+            let message = "this daemon is embedded in another program, which alone can stop it";
+            return Err(ErrorDetail::new(ErrorReason::CapabilityMissing, message)).or_status();
+        };
+        let info = self.engine.info().await;
+        if request.only_if_idle && !self.engine.is_idle().await {
+            let message = "the daemon is not idle: a turn runs or waits, or a host is attached";
+            return Err(ErrorDetail::new(ErrorReason::TurnAlreadyRunning, message)).or_status();
+        }
+        tracing::info!(grace_ms = crate::convert::millis(grace), "a client asked the daemon to stop");
+        shutdown(grace);
+        Ok(Response::new(pb::ShutdownResponse { active_turn_count: int32(info.active_turns) }))
+    }
+}
+
+impl Api {
+    fn server_info(&self, info: &EngineInfo) -> pb::ServerInfo {
+        let listener = |l: &crate::Listener| pb::ServerListener {
+            address: l.address.clone(),
+            protocols: l.protocols.clone(),
+        };
+        let drain = if info.draining { pb::DrainState::Draining } else { pb::DrainState::Serving };
+        pb::ServerInfo {
+            version: self.options.version.clone(),
+            commit: self.options.commit.clone(),
+            api_features: FEATURES.iter().map(|f| (*f).to_owned()).collect(),
+            limits: Some(pb::ServerLimits {
+                max_request_bytes: MAX_REQUEST_BYTES as i64,
+                max_response_bytes: MAX_RESPONSE_BYTES as i64,
+                max_event_bytes: MAX_EVENT_BYTES,
+                max_inline_part_bytes: MAX_INLINE_BYTES as i64,
+                max_page_size: 200,
+                max_streams_per_connection: MAX_STREAMS_PER_CONNECTION,
+                checkpoint_interval: Some(duration_to_pb(self.options.checkpoint_interval)),
+                min_client_ping_interval: Some(duration_to_pb(Duration::from_secs(300))),
+            }),
+            default_model: None,
+            default_model_reason: String::new(),
+            listeners: self.options.listeners.iter().map(listener).collect(),
+            uptime: Some(duration_to_pb(info.uptime)),
+            drain_state: drain as i32,
+            data_directory: self.options.data_directory.clone(),
+            config_directory: self.options.config_directory.clone(),
+            pid: i64::from(std::process::id()),
+            platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
+            active_turn_count: int32(info.active_turns),
+            loaded_session_count: int32(info.loaded_sessions),
+        }
+    }
+}
+
+fn check_to_pb(check: StoreCheck) -> impl Iterator<Item = pb::CheckStoreResponse> {
+    use pb::check_store_response::Payload;
+    let summary = pb::StoreSummary {
+        session_count: int64(check.sessions),
+        event_count: int64(check.events),
+        finding_count: int64(check.findings.len() as u64),
+    };
+    let findings = check.findings.into_iter().map(|(session_id, sequence, rule, message)| {
+        let session_id = session_id.map(|id| id.as_str().to_owned()).unwrap_or_default();
+        Payload::Finding(pb::StoreFinding { session_id, sequence, rule, message })
+    });
+    findings
+        .chain(std::iter::once(Payload::Summary(summary)))
+        .map(|payload| pb::CheckStoreResponse { payload: Some(payload) })
+}

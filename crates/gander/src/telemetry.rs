@@ -1,0 +1,83 @@
+//! Log and traces of the program.
+//!
+//! The log goes to stderr. With the feature `otel` and an OTLP endpoint in the environment
+//! (`OTEL_EXPORTER_OTLP_ENDPOINT`, gRPC), spans of turns, tool calls and requests are exported as well. Neither ever
+//! holds message texts, arguments or secrets: spans carry ids and counts.
+
+use std::fmt::Display;
+
+use gander_config::Environment;
+use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt as _};
+
+/// Keeps the exporter alive; dropping it sends what is left.
+#[derive(Default)]
+pub struct Telemetry {
+    #[cfg(feature = "otel")]
+    provider: Option<opentelemetry_sdk::trace::SdkTracerProvider>,
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        #[cfg(feature = "otel")]
+        if let Some(provider) = self.provider.take() {
+            // Nobody is left to tell; what could not be sent is lost with the collector.
+            let _ = provider.shutdown();
+        }
+    }
+}
+
+/// Starts log and export. `default_filter` has the form of `RUST_LOG`; `GANDER_LOG` in the environment wins over it.
+///
+/// Must be called inside a tokio runtime when traces are to be exported.
+///
+/// # Errors
+/// An exporter that cannot be set up. The log works all the same.
+pub fn start(environment: &Environment, default_filter: &str, ansi: bool) -> Result<Telemetry, impl Display> {
+    let filter = environment
+        .get("GANDER_LOG")
+        .and_then(|text| EnvFilter::try_new(text).ok())
+        .unwrap_or_else(|| EnvFilter::new(default_filter));
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
+    let subscriber = Registry::default().with(filter).with(log);
+    install(environment, subscriber)
+}
+
+#[cfg(not(feature = "otel"))]
+fn install<S>(_environment: &Environment, subscriber: S) -> Result<Telemetry, std::convert::Infallible>
+where
+    S: tracing::Subscriber + Send + Sync + 'static,
+{
+    // Fails only if the process has a subscriber already, which then stays.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+    Ok(Telemetry::default())
+}
+
+#[cfg(feature = "otel")]
+fn install<S>(environment: &Environment, subscriber: S) -> Result<Telemetry, String>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a> + Send + Sync + 'static,
+{
+    use opentelemetry::trace::TracerProvider as _;
+    use opentelemetry_otlp::WithExportConfig as _;
+
+    let Some(endpoint) = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT") else {
+        let _ = tracing::subscriber::set_global_default(subscriber);
+        return Ok(Telemetry::default());
+    };
+    let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build();
+    let exporter = match exporter {
+        Ok(exporter) => exporter,
+        Err(error) => {
+            let _ = tracing::subscriber::set_global_default(subscriber);
+            return Err(format!("OTEL_EXPORTER_OTLP_ENDPOINT {endpoint:?}: {error}"));
+        }
+    };
+    let resource = opentelemetry_sdk::Resource::builder().with_service_name("gander").build();
+    let provider = opentelemetry_sdk::trace::SdkTracerProvider::builder()
+        .with_resource(resource)
+        .with_batch_exporter(exporter)
+        .build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("gander"));
+    let _ = tracing::subscriber::set_global_default(subscriber.with(layer));
+    Ok(Telemetry { provider: Some(provider) })
+}
