@@ -25,7 +25,7 @@ pub(crate) struct FeedState {
 
 /// Why a feed ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FeedClosed {
+pub(crate) enum FeedClosed {
     SessionDeleted,
     StoreLost,
 }

@@ -18,8 +18,11 @@ mod turn;
 pub use configuration::{ConfigModels, config_error};
 pub use content::MAX_INLINE_BYTES;
 pub use engine::*;
-pub use feed::FeedClosed;
+/// What extensions offer besides tools.
+pub use gander_mcp::{
+    CallProgress, PromptArgument, PromptInfo, PromptMessage, PromptResult, ResourceInfo, ResourceTemplateInfo,
+};
 pub use models::{Models, ResolvedModel, not_configured, setup_error};
-pub use services::EngineOptions;
+pub use services::{Change, EngineOptions};
 pub use session::{HostAttachment, HostRegistration};
 pub use source::{Source, SystemSource};

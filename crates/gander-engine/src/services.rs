@@ -58,6 +58,18 @@ impl Default for EngineOptions {
     }
 }
 
+/// A hint that something changed; the reader fetches it anew. Hints may be lost by slow readers, who then fetch all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A session was created, changed or deleted.
+    Session(SessionId),
+    /// A session asked something, or a question was resolved.
+    Interactions(SessionId),
+}
+
+/// Hints kept for slow readers.
+const CHANGES: usize = 256;
+
 /// Store, clock, models, extensions, configuration: handed to every actor and turn.
 pub(crate) struct Services {
     pub(crate) store: Arc<dyn Store>,
@@ -71,6 +83,7 @@ pub(crate) struct Services {
     pub(crate) draining: CancellationToken,
     /// Wakes the registry's sweep when an actor lost its store.
     pub(crate) sessions_lost: Notify,
+    changes: tokio::sync::broadcast::Sender<Change>,
     numbers: AtomicU64,
     interactions: Mutex<InteractionIndex>,
     /// Open host calls and whose they are.
@@ -106,10 +119,20 @@ impl Services {
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             sessions_lost: Notify::new(),
+            changes: tokio::sync::broadcast::Sender::new(CHANGES),
             numbers: AtomicU64::new(1),
             interactions: Mutex::default(),
             host_calls: Mutex::default(),
         })
+    }
+
+    /// Tells those who listen. That nobody does is no error.
+    pub(crate) fn announce(&self, change: Change) {
+        let _ = self.changes.send(change);
+    }
+
+    pub(crate) fn changes(&self) -> tokio::sync::broadcast::Receiver<Change> {
+        self.changes.subscribe()
     }
 
     /// A number that is unique in this daemon.
@@ -126,6 +149,7 @@ impl Services {
         {
             return;
         }
+        self.announce(Change::Interactions(session_id.clone()));
         let now: BTreeMap<_, _> = state
             .pending_interactions(None)
             .into_iter()

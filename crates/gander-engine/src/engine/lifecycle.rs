@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Engine, EngineParts};
 use crate::{
-    services::{Services, store_error},
+    services::{Change, Services, store_error},
     session::{HostAttachment, SessionHandle, host_call_not_found},
 };
 
@@ -136,6 +136,11 @@ impl Engine {
             }
         }
         true
+    }
+
+    /// Hints about changes from now on.
+    pub fn changes(&self) -> tokio::sync::broadcast::Receiver<Change> {
+        self.services.changes()
     }
 
     /// Cancelled when streams are to end.

@@ -9,6 +9,7 @@ mod interactions;
 mod lifecycle;
 mod providers;
 mod registry;
+mod resources;
 mod sessions;
 mod transfer;
 mod turns;

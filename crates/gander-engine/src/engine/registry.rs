@@ -11,7 +11,7 @@ use tokio::sync::RwLock;
 use super::Engine;
 use crate::{
     feed::Feed,
-    services::store_error,
+    services::{Change, store_error},
     session::{Committed, Core, SessionHandle, SpawnSession, gone, spawn},
 };
 
@@ -104,6 +104,7 @@ impl Engine {
     /// Starts the actor of a session that was just created.
     pub(super) fn adopt(&self, state: SessionState, epoch: i64) -> SessionHandle {
         let session_id = state.session.session_id.clone();
+        self.services.announce(Change::Session(session_id.clone()));
         let feed = Feed::new(session_id.clone(), state.last_sequence());
         self.feeds.lock().unwrap_or_else(PoisonError::into_inner).insert(session_id, Arc::downgrade(&feed));
         spawn(SpawnSession { services: self.services.clone(), state, feed, epoch, recover: false })

@@ -23,7 +23,10 @@ use super::{
     extensions::StoredSelection,
     idempotency::{Keyed, Receipt},
 };
-use crate::{services::store_error, source::Mint};
+use crate::{
+    services::{Change, store_error},
+    source::Mint,
+};
 
 /// Which extensions a session has.
 #[derive(Debug, Clone, Default)]
@@ -424,6 +427,7 @@ impl Engine {
             _ => {}
         }
         self.services.forget_session(session_id);
+        self.services.announce(Change::Session(session_id.clone()));
         feed.close(crate::feed::FeedClosed::SessionDeleted);
         Ok(())
     }

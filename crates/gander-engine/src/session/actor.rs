@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     feed::{Feed, FeedClosed},
-    services::{Services, store_error},
+    services::{Change, Services, store_error},
 };
 
 /// Commands waiting for one session; senders wait beyond that.
@@ -197,6 +197,7 @@ async fn sleep_until(deadline: Option<Instant>) {
 impl Core {
     fn publish_summary(&self, summary: Arc<gander_domain::Session>) {
         *self.me.shared.summary.lock().unwrap_or_else(PoisonError::into_inner) = summary;
+        self.services.announce(Change::Session(self.session_id().clone()));
         self.services.index_interactions(self.session_id(), &self.state);
     }
 }

@@ -1,0 +1,124 @@
+//! Resources and prompts of a session's extensions.
+
+use std::sync::Arc;
+
+use gander_domain::{
+    ErrorDetail, ErrorReason, Part, SessionId,
+    extension::{ExtensionState, extension_key},
+};
+use gander_mcp::{PromptInfo, PromptResult, ResourceInfo, ResourceTemplateInfo, SessionExtensions};
+
+use super::{Engine, extensions::WAIT_FOR_TOOLS};
+
+impl Engine {
+    /// The session's extensions, and the keys to ask: one, or all that are ready.
+    async fn asked(
+        &self,
+        session_id: &SessionId,
+        extension_name: Option<&str>,
+    ) -> Result<(Arc<SessionExtensions>, Vec<String>), ErrorDetail> {
+        let extensions = self.extensions(session_id).await?;
+        let statuses = extensions.wait_ready(WAIT_FOR_TOOLS).await;
+        let keys = match extension_name {
+            Some(name) => vec![extension_key(name)],
+            None => statuses
+                .into_iter()
+                .filter(|s| matches!(s.state, ExtensionState::Ready | ExtensionState::Degraded))
+                .filter(|s| s.summary.kind != "frontend")
+                .map(|s| s.summary.key)
+                .collect(),
+        };
+        Ok((extensions, keys))
+    }
+
+    /// Resources of one extension, or of all that have any.
+    pub async fn list_resources(
+        &self,
+        session_id: &SessionId,
+        extension_name: Option<&str>,
+    ) -> Result<Vec<ResourceInfo>, ErrorDetail> {
+        let (extensions, keys) = self.asked(session_id, extension_name).await?;
+        let mut all = Vec::new();
+        for key in keys {
+            all.extend(extensions.list_resources(&key).await?);
+        }
+        Ok(all)
+    }
+
+    /// Families of resources of one extension, or of all that have any.
+    pub async fn list_resource_templates(
+        &self,
+        session_id: &SessionId,
+        extension_name: Option<&str>,
+    ) -> Result<Vec<ResourceTemplateInfo>, ErrorDetail> {
+        let (extensions, keys) = self.asked(session_id, extension_name).await?;
+        let mut all = Vec::new();
+        for key in keys {
+            all.extend(extensions.list_resource_templates(&key).await?);
+        }
+        Ok(all)
+    }
+
+    /// Reads a resource. Without an extension's name every one that is ready is asked until one has it.
+    pub async fn read_resource(
+        &self,
+        session_id: &SessionId,
+        extension_name: Option<&str>,
+        uri: &str,
+    ) -> Result<Vec<Part>, ErrorDetail> {
+        let (extensions, keys) = self.asked(session_id, extension_name).await?;
+        let mut last = None;
+        for key in keys {
+            match extensions.read_resource(&key, uri).await {
+                Ok(contents) => return Ok(contents),
+                Err(error) if extension_name.is_some() => return Err(error),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.filter(|e| e.reason == ErrorReason::ResourceNotFound).unwrap_or_else(|| {
+            ErrorDetail::new(
+                ErrorReason::ResourceNotFound,
+                format!("no extension of the session has the resource {uri:?}; ListResources shows those that exist"),
+            )
+            .with("uri", uri)
+        }))
+    }
+
+    /// Prompts of one extension, or of all that have any.
+    pub async fn list_prompts(
+        &self,
+        session_id: &SessionId,
+        extension_name: Option<&str>,
+    ) -> Result<Vec<PromptInfo>, ErrorDetail> {
+        let (extensions, keys) = self.asked(session_id, extension_name).await?;
+        let mut all = Vec::new();
+        for key in keys {
+            all.extend(extensions.list_prompts(&key).await?);
+        }
+        Ok(all)
+    }
+
+    /// A prompt with its arguments (a JSON object of texts) filled in.
+    pub async fn get_prompt(
+        &self,
+        session_id: &SessionId,
+        extension_name: &str,
+        name: &str,
+        arguments_json: &str,
+    ) -> Result<PromptResult, ErrorDetail> {
+        let (extensions, _) = self.asked(session_id, Some(extension_name)).await?;
+        extensions.get_prompt(&extension_key(extension_name), name, arguments_json).await
+    }
+
+    /// The end of what a session's extension wrote to its standard error, secrets left out.
+    pub async fn extension_log(
+        &self,
+        session_id: &SessionId,
+        extension_name: &str,
+    ) -> Result<String, ErrorDetail> {
+        let extensions = self.extensions(session_id).await?;
+        extensions
+            .stderr(&extension_key(extension_name))
+            .ok_or_else(|| super::extensions::extension_not_found(extension_name))
+    }
+}
