@@ -47,7 +47,9 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 fn schema() -> &'static Schema {
     // A constant in all but name: computed from the embedded descriptor set.
     static SCHEMA: OnceLock<Schema> = OnceLock::new();
-    SCHEMA.get_or_init(|| build(&FileDescriptorSet::decode(gander_proto::FILE_DESCRIPTOR_SET).unwrap_or_default()))
+    SCHEMA.get_or_init(|| {
+        build(&FileDescriptorSet::decode(gander_proto::FILE_DESCRIPTOR_SET).unwrap_or_default())
+    })
 }
 
 fn build(set: &FileDescriptorSet) -> Schema {
@@ -74,7 +76,11 @@ fn build(set: &FileDescriptorSet) -> Schema {
     }
 }
 
-fn collect<'a>(prefix: &str, message: &'a DescriptorProto, types: &mut BTreeMap<String, &'a DescriptorProto>) {
+fn collect<'a>(
+    prefix: &str,
+    message: &'a DescriptorProto,
+    types: &mut BTreeMap<String, &'a DescriptorProto>,
+) {
     let name = format!("{prefix}.{}", message.name());
     for nested in &message.nested_type {
         collect(&name, nested, types);
@@ -95,7 +101,9 @@ fn attention(
         } else if field.r#type() == Type::Message {
             let target = types.get(field.type_name());
             let is_map = field.label() == Label::Repeated
-                && target.and_then(|t| t.options.as_ref()).is_some_and(|o| o.map_entry());
+                && target
+                    .and_then(|t| t.options.as_ref())
+                    .is_some_and(prost_types::MessageOptions::map_entry);
             if is_map {
                 fields.insert(number, Field::MapEntry);
             } else if schema.contains_key(field.type_name()) {
@@ -229,7 +237,8 @@ mod tests {
 
     #[test]
     fn requests_without_maps_and_keys_are_taken_as_they_are() {
-        let request = pb::StartTurnRequest { session_id: "s".into(), turn_id: "t".into(), ..Default::default() };
+        let request =
+            pb::StartTurnRequest { session_id: "s".into(), turn_id: "t".into(), ..Default::default() };
         assert_eq!(request_hash("StartTurnRequest", &request), hex(&Sha256::digest(request.encode_to_vec())));
     }
 }

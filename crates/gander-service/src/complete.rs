@@ -41,9 +41,14 @@ fn completed(headers: &HeaderMap) -> Option<Status> {
     };
     let message = match reason {
         ErrorReason::MessageTooLarge => {
-            format!("the request is too large ({}); ServerInfo.limits tells how large it may be", bare.message())
+            format!(
+                "the request is too large ({}); ServerInfo.limits tells how large it may be",
+                bare.message()
+            )
         }
-        ErrorReason::NotImplemented => "this daemon does not know the method; it may be older than the client".to_owned(),
+        ErrorReason::NotImplemented => {
+            "this daemon does not know the method; it may be older than the client".to_owned()
+        }
         ErrorReason::InvalidField => format!("the request cannot be decoded: {}", bare.message()),
         _ => bare.message().to_owned(),
     };

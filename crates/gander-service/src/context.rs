@@ -125,7 +125,8 @@ mod tests {
         r.extensions_mut().insert(Principal { name: "uid:7".into(), protocol: "grpc".into() });
         r.metadata_mut().insert(CLIENT_KEY, "cli/1".parse().unwrap());
         r.metadata_mut().insert(PROTOCOL_KEY, "acp".parse().unwrap());
-        let expected = Actor { principal: "uid:7".into(), client_name: "cli/1".into(), protocol: "acp".into() };
+        let expected =
+            Actor { principal: "uid:7".into(), client_name: "cli/1".into(), protocol: "acp".into() };
         assert_eq!(actor(&r), expected);
         r.metadata_mut().insert(PROTOCOL_KEY, "Not A Word".parse().unwrap());
         r.metadata_mut().insert(CLIENT_KEY, "x".repeat(500).parse().unwrap());

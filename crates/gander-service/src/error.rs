@@ -268,7 +268,10 @@ mod tests {
         assert_eq!(info.metadata["activeTurnId"], "t1");
         assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_millis(1_500)));
         let precondition = &details.precondition_failure().unwrap().violations[0];
-        assert_eq!((precondition.r#type.as_str(), precondition.subject.as_str()), ("TURN_ALREADY_RUNNING", "t1"));
+        assert_eq!(
+            (precondition.r#type.as_str(), precondition.subject.as_str()),
+            ("TURN_ALREADY_RUNNING", "t1")
+        );
         assert!(details.bad_request().is_none());
 
         error = ErrorDetail::invalid("session_id", "must not be empty");

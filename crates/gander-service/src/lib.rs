@@ -61,8 +61,6 @@ pub struct ServiceOptions {
     pub listeners: Vec<Listener>,
     /// Where sessions are kept, for people.
     pub data_directory: String,
-    /// Where the configuration is, for people.
-    pub config_directory: String,
     /// Silence after which a stream sends a checkpoint.
     pub checkpoint_interval: Duration,
     /// Watches and host attachments at once; each holds memory.
@@ -80,7 +78,6 @@ impl Default for ServiceOptions {
             commit: String::new(),
             listeners: Vec::new(),
             data_directory: String::new(),
-            config_directory: String::new(),
             checkpoint_interval: Duration::from_secs(15),
             max_streams: 8192,
             reflection: true,
@@ -140,7 +137,8 @@ impl Api {
             Ok(result) => result.or_status(),
             Err(failure) => {
                 tracing::error!(%failure, "a request's task failed");
-                Err(ErrorDetail::internal("the request failed inside the daemon; its log tells more")).or_status()
+                Err(ErrorDetail::internal("the request failed inside the daemon; its log tells more"))
+                    .or_status()
             }
         }
     }
@@ -153,7 +151,9 @@ impl Api {
         let engine = self.engine.clone();
         self.run(|_| async move {
             let done = tokio::task::spawn_blocking(move || work(&engine)).await;
-            done.unwrap_or_else(|failure| Err(ErrorDetail::internal(format!("a blocking task failed: {failure}"))))
+            done.unwrap_or_else(|failure| {
+                Err(ErrorDetail::internal(format!("a blocking task failed: {failure}")))
+            })
         })
         .await
     }

@@ -4,7 +4,10 @@
 //! against changed filters and mangled tokens, so that a caller gets an error instead of a wrong page.
 
 use gander_domain::{ErrorDetail, ErrorReason};
+use prost::Message;
 use sha2::{Digest as _, Sha256};
+
+use crate::PAGE_BYTES;
 
 const VERSION: u8 = 1;
 const HASH_BYTES: usize = 8;
@@ -83,26 +86,45 @@ pub(crate) fn page_size(size: i32, default: usize, max: usize) -> Result<usize, 
     }
 }
 
-/// Cuts one page out of a complete, ordered list. Positions are the keys of elements, which must be unique.
-pub(crate) fn cut_page<T>(
-    all: Vec<T>,
+/// Cuts one page out of a complete, ordered list, by count and by bytes. Positions are the keys of elements, which must
+/// be unique.
+///
+/// # Errors
+/// `PAGE_TOKEN_INVALID`, see [`Filters::position`].
+pub(crate) fn cut_page<T, M: Message>(
+    all: &[T],
     key: impl Fn(&T) -> String,
+    encode: impl Fn(&T) -> M,
     filters: &Filters,
     token: &str,
     size: usize,
-) -> Result<(Vec<T>, String), ErrorDetail> {
+) -> Result<(Vec<M>, String), ErrorDetail> {
     let start = match filters.position(token)? {
         None => 0,
         // An element that has gone meanwhile ends the list rather than repeating it.
         Some(last) => all.iter().position(|e| key(e) == last).map_or(all.len(), |i| i + 1),
     };
-    let more = all.len() > start.saturating_add(size);
-    let page: Vec<T> = all.into_iter().skip(start).take(size).collect();
-    let next = match page.last() {
-        Some(last) if more => filters.token(&key(last)),
+    let rest = all.get(start..).unwrap_or_default();
+    let page = fill(rest.iter().take(size).map(encode));
+    let next = match page.len().checked_sub(1).and_then(|last| rest.get(last)) {
+        Some(last) if page.len() < rest.len() => filters.token(&key(last)),
         _ => String::new(),
     };
     Ok((page, next))
+}
+
+/// As many messages as fit into a page, at least one.
+pub(crate) fn fill<M: Message>(messages: impl Iterator<Item = M>) -> Vec<M> {
+    let mut bytes = 0;
+    let mut page = Vec::new();
+    for message in messages {
+        bytes += message.encoded_len();
+        if bytes > PAGE_BYTES && !page.is_empty() {
+            break;
+        }
+        page.push(message);
+    }
+    page
 }
 
 /// Base64url without padding.
@@ -140,7 +162,8 @@ mod tests {
     fn other_filters_and_mangled_tokens_are_refused() {
         let f = filters(&["ab", "c"]);
         let token = f.token("17");
-        for other in [filters(&["a", "bc"]), filters(&["ab"]), filters(&["ab", "d"]), Filters::new("X", &[])] {
+        for other in [filters(&["a", "bc"]), filters(&["ab"]), filters(&["ab", "d"]), Filters::new("X", &[])]
+        {
             let error = other.position(&token).unwrap_err();
             assert_eq!(error.reason, ErrorReason::PageTokenInvalid);
         }
@@ -170,7 +193,7 @@ mod tests {
         for size in 1..12 {
             let (mut seen, mut token) = (Vec::new(), String::new());
             loop {
-                let (page, next) = cut_page(all.clone(), u32::to_string, &f, &token, size).unwrap();
+                let (page, next) = cut_page(&all, u32::to_string, |n| *n, &f, &token, size).unwrap();
                 assert!(page.len() <= size);
                 seen.extend(page);
                 if next.is_empty() {
@@ -180,5 +203,22 @@ mod tests {
             }
             assert_eq!(seen, all, "page size {size}");
         }
+    }
+
+    #[test]
+    fn pages_are_cut_by_bytes_and_never_empty() {
+        let f = filters(&[]);
+        let all = ["a".repeat(PAGE_BYTES - 100), "b".repeat(200), "c".repeat(PAGE_BYTES * 2), "d".to_owned()];
+        let (mut lengths, mut token) = (Vec::new(), String::new());
+        loop {
+            let (page, next) = cut_page(&all, |t| t[..1].to_owned(), String::clone, &f, &token, 10).unwrap();
+            lengths.push(page.len());
+            if next.is_empty() {
+                break;
+            }
+            token = next;
+        }
+        assert_eq!(lengths, [1, 1, 1, 1]);
+        assert_eq!(fill(["x".to_owned(), "y".to_owned()].into_iter()).len(), 2);
     }
 }

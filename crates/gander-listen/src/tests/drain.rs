@@ -62,9 +62,10 @@ async fn a_handler_that_blocks_its_thread_does_not_hold_it_up() {
     let call = tokio::spawn(async move { client.get_server_info(told(info(), "block")).await.map(|_| ()) });
     soon(daemon.heard.recv()).await.unwrap();
     let report = soon(daemon.server.drain(SHORT)).await;
-    assert!(report.stuck > 0, "{report:?}");
-    assert!(soon(call).await.unwrap().is_err());
+    // Its connection may be stuck with it, waiting for the same thread of the runtime.
+    assert!((1..=2).contains(&report.stuck), "{report:?}");
     drop(open_gate);
+    assert!(soon(call).await.unwrap().is_err());
 }
 
 #[tokio::test]

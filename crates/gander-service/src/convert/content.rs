@@ -75,7 +75,10 @@ fn media_to_pb(data: &Data, mime_type: &str) -> pb::MediaPart {
     pb::MediaPart { mime_type: mime_type.to_owned(), source: Some(source) }
 }
 
-fn resource_data_to_pb(text: Option<&String>, data: Option<&Data>) -> Option<pb::resource_contents::Contents> {
+fn resource_data_to_pb(
+    text: Option<&String>,
+    data: Option<&Data>,
+) -> Option<pb::resource_contents::Contents> {
     use pb::resource_contents::Contents;
     match (text, data) {
         (Some(text), _) => Some(Contents::Text(text.clone())),
@@ -85,7 +88,7 @@ fn resource_data_to_pb(text: Option<&String>, data: Option<&Data>) -> Option<pb:
     }
 }
 
-fn annotations_to_pb(annotations: &Annotations) -> pb::Annotations {
+pub(crate) fn annotations_to_pb(annotations: &Annotations) -> pb::Annotations {
     pb::Annotations {
         audience: annotations.audience.clone(),
         priority: annotations.priority_millis.map(|p| f64::from(p) / 1_000.0),

@@ -130,7 +130,11 @@ pub(crate) fn error_reason_from_pb(number: i32) -> Option<ErrorReason> {
 
 /// Number of the proto enum value whose name is `prefix` and `word` in upper case; 0 when there is none. For fields that
 /// the domain keeps as lower-case words.
-pub(crate) fn word_to_pb<E: Into<i32>>(prefix: &str, word: &str, from_str_name: fn(&str) -> Option<E>) -> i32 {
+pub(crate) fn word_to_pb<E: Into<i32>>(
+    prefix: &str,
+    word: &str,
+    from_str_name: fn(&str) -> Option<E>,
+) -> i32 {
     let name = format!("{prefix}{}", word.to_ascii_uppercase());
     from_str_name(&name).map_or(0, Into::into)
 }

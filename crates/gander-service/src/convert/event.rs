@@ -10,8 +10,8 @@ use gander_proto::v1 as pb;
 use pb::session_event::Payload as Pb;
 
 use super::{
-    actor_to_pb, enums, error_to_pb, extension, int32, int64, interaction, item, millis_to_pb, or_empty, session,
-    time_to_pb, tool, turn, usage,
+    actor_to_pb, enums, error_to_pb, extension, int32, int64, interaction, item, millis_to_pb, or_empty,
+    session, time_to_pb, tool, turn, usage,
 };
 
 const LIST: &str = "LIST_KIND_";

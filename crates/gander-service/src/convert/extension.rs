@@ -15,8 +15,8 @@ use gander_domain::{
 use gander_proto::v1 as pb;
 
 use super::{
-    At, Violations, enums, error_to_pb, int32, millis, millis_to_pb, non_empty, or_empty, session, time_to_pb,
-    tool,
+    At, Violations, enums, error_to_pb, int32, millis, millis_to_pb, non_empty, or_empty, session,
+    time_to_pb, tool,
 };
 
 const CAUSE: &str = "EXTENSION_STATE_CAUSE_";
@@ -74,14 +74,19 @@ fn transport_to_pb(transport: &ExtensionTransport, reveal: Reveal) -> pb::extens
             })
         }
         ExtensionTransport::InlinePython { code, dependencies } => {
-            Kind::InlinePython(pb::InlinePythonExtension { code: code.clone(), dependencies: dependencies.clone() })
+            Kind::InlinePython(pb::InlinePythonExtension {
+                code: code.clone(),
+                dependencies: dependencies.clone(),
+            })
         }
         ExtensionTransport::Client { tools, instructions } => Kind::Client(pb::ClientExtension {
             tools: tools.iter().map(tool::host_tool_to_pb).collect(),
             instructions: or_empty(instructions.as_ref()),
         }),
         ExtensionTransport::Sse { uri } => Kind::Sse(pb::SseExtension { uri: uri.clone() }),
-        ExtensionTransport::Unknown { kind } => Kind::Unknown(pb::UnknownExtension { kind_name: kind.clone() }),
+        ExtensionTransport::Unknown { kind } => {
+            Kind::Unknown(pb::UnknownExtension { kind_name: kind.clone() })
+        }
     }
 }
 
@@ -101,9 +106,10 @@ pub(crate) fn config_from_pb(
     if config.pin_definitions {
         v.add(&at.field("pin_definitions"), "is not supported by this build; leave it unset");
     }
-    let samples = config.sampling.as_ref().is_some_and(|s| {
-        pb::SamplingMode::try_from(s.mode) == Ok(pb::SamplingMode::Allow)
-    });
+    let samples = config
+        .sampling
+        .as_ref()
+        .is_some_and(|s| pb::SamplingMode::try_from(s.mode) == Ok(pb::SamplingMode::Allow));
     if samples {
         v.add(&at.field("sampling"), "ALLOW is not supported by this build; leave it unset");
     }
@@ -172,7 +178,9 @@ fn transport_from_pb(
             let key = extension_key(name);
             let tools = client.tools.into_iter().enumerate();
             ExtensionTransport::Client {
-                tools: tools.map(|(i, t)| tool::host_tool_from_pb(t, &key, &at.element("tools", i), v)).collect(),
+                tools: tools
+                    .map(|(i, t)| tool::host_tool_from_pb(t, &key, &at.element("tools", i), v))
+                    .collect(),
                 instructions: non_empty(client.instructions),
             }
         }

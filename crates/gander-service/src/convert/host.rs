@@ -52,12 +52,14 @@ pub(crate) fn call_to_pb(call: &HostCall, session_id: &SessionId) -> pb::HostCal
         HostCallKind::FsWrite { path, text } => {
             Call::FsWrite(pb::FsWrite { path: path.clone(), text: text.clone() })
         }
-        HostCallKind::TerminalRun { argv, cwd, env, output_limit_bytes } => Call::TerminalRun(pb::TerminalRun {
-            argv: argv.clone(),
-            cwd: cwd.clone(),
-            env: env.iter().cloned().collect(),
-            output_limit: Some(int64(*output_limit_bytes)),
-        }),
+        HostCallKind::TerminalRun { argv, cwd, env, output_limit_bytes } => {
+            Call::TerminalRun(pb::TerminalRun {
+                argv: argv.clone(),
+                cwd: cwd.clone(),
+                env: env.iter().cloned().collect(),
+                output_limit: Some(int64(*output_limit_bytes)),
+            })
+        }
     };
     pb::HostCall {
         host_call_id: call.host_call_id.as_str().to_owned(),

@@ -2,16 +2,12 @@
 
 use gander_domain::{
     Interaction, SessionId,
-    interaction::{
-        Answer, DecisionKind, InteractionKind, PermissionOption, PermissionQuestion, Resolution,
-    },
+    interaction::{Answer, DecisionKind, InteractionKind, PermissionOption, PermissionQuestion, Resolution},
     permission::RememberScope,
 };
 use gander_proto::v1 as pb;
 
-use super::{
-    At, Violations, actor_to_pb, content, enums, int64, non_empty, or_empty, time_to_pb, tool,
-};
+use super::{At, Violations, actor_to_pb, content, enums, int64, non_empty, or_empty, time_to_pb, tool};
 
 pub(crate) fn interaction_to_pb(interaction: &Interaction, session_id: &SessionId) -> pb::Interaction {
     pb::Interaction {
@@ -54,7 +50,10 @@ fn question_to_pb(kind: &InteractionKind) -> pb::interaction::Question {
                 extension_name: extension_name.clone(),
                 messages: messages
                     .iter()
-                    .map(|m| pb::PromptMessage { role: m.role.clone(), parts: content::parts_to_pb(&m.parts) })
+                    .map(|m| pb::PromptMessage {
+                        role: m.role.clone(),
+                        parts: content::parts_to_pb(&m.parts),
+                    })
                     .collect(),
                 system_prompt: String::new(),
                 max_tokens: Some(int64(*max_tokens)),
@@ -134,7 +133,9 @@ pub(crate) fn answer_from_pb(
         return None;
     };
     match answer {
-        Pb::OptionId(option_id) => Some(Answer::Option { option_id: v.name(&at.field("option_id"), option_id) }),
+        Pb::OptionId(option_id) => {
+            Some(Answer::Option { option_id: v.name(&at.field("option_id"), option_id) })
+        }
         Pb::Decision(decision) => {
             let at = at.field("decision");
             let scope = decision.remember_scope;

@@ -91,7 +91,8 @@ pub(crate) fn item_from_pb(
     };
     let body = body_from_pb(body, at, v)?;
     let create_time = v.time(&at.field("create_time"), item.create_time);
-    let visibility = item.visibility.map_or_else(Visibility::default, |x| Visibility { user: x.user, model: x.model });
+    let visibility =
+        item.visibility.map_or_else(Visibility::default, |x| Visibility { user: x.user, model: x.model });
     Some(Item {
         item_id: item_id.or_else(|| defaults.item_id())?,
         turn_id,
@@ -135,7 +136,12 @@ fn body_from_pb(body: pb::item::Body, at: &At<'_>, v: &mut Violations) -> Option
             ItemBody::ToolCall(Box::new(call))
         }
         Body::Compaction(c) => ItemBody::Compaction(Compaction {
-            summary_parts: content::parts_from_pb(c.summary_parts, &at.field("compaction"), "summary_parts", v),
+            summary_parts: content::parts_from_pb(
+                c.summary_parts,
+                &at.field("compaction"),
+                "summary_parts",
+                v,
+            ),
             replaced_through_sequence: c.replaced_through_sequence.max(0),
             trigger: pb::CompactionTrigger::try_from(c.trigger)
                 .map(|t| enums::word_from_pb(TRIGGER, t.as_str_name()))

@@ -17,15 +17,13 @@ pub(crate) mod turn;
 pub(crate) mod usage;
 
 #[cfg(test)]
+mod samples;
+#[cfg(test)]
 mod tests;
 
 use std::{fmt, time::Duration};
 
-use gander_domain::{
-    ErrorDetail, ErrorReason, Timestamp,
-    error::FieldViolation,
-    id::InvalidId,
-};
+use gander_domain::{ErrorDetail, ErrorReason, Timestamp, error::FieldViolation, id::InvalidId};
 use gander_proto::v1 as pb;
 
 /// Longest name, title or key that a request may carry, in bytes.
@@ -116,7 +114,12 @@ impl Violations {
     }
 
     /// A required id.
-    pub(crate) fn id<T>(&mut self, at: &At<'_>, text: &str, new: fn(&str) -> Result<T, InvalidId>) -> Option<T> {
+    pub(crate) fn id<T>(
+        &mut self,
+        at: &At<'_>,
+        text: &str,
+        new: fn(&str) -> Result<T, InvalidId>,
+    ) -> Option<T> {
         new(text).map_err(|e| self.add(at, e.to_string())).ok()
     }
 
@@ -193,7 +196,9 @@ impl Violations {
     pub(crate) fn time(&mut self, at: &At<'_>, time: Option<prost_types::Timestamp>) -> Option<Timestamp> {
         let time = time?;
         // 0001-01-01 to 9999-12-31, as the well-known type says.
-        if !(-62_135_596_800..=253_402_300_799).contains(&time.seconds) || !(0..1_000_000_000).contains(&time.nanos) {
+        if !(-62_135_596_800..=253_402_300_799).contains(&time.seconds)
+            || !(0..1_000_000_000).contains(&time.nanos)
+        {
             self.add(at, "must be a time between the years 1 and 9999 with 0 to 999999999 nanos");
             return None;
         }
@@ -201,7 +206,11 @@ impl Violations {
     }
 
     /// A span of time, zero or longer.
-    pub(crate) fn duration(&mut self, at: &At<'_>, duration: Option<prost_types::Duration>) -> Option<Duration> {
+    pub(crate) fn duration(
+        &mut self,
+        at: &At<'_>,
+        duration: Option<prost_types::Duration>,
+    ) -> Option<Duration> {
         let duration = duration?;
         let valid = duration.seconds >= 0 && (0..1_000_000_000).contains(&duration.nanos);
         let value = Duration::new(
@@ -244,7 +253,12 @@ impl Violations {
     }
 
     /// A required value of an enum.
-    pub(crate) fn required_enum<T>(&mut self, at: &At<'_>, number: i32, convert: fn(i32) -> Option<T>) -> Option<T> {
+    pub(crate) fn required_enum<T>(
+        &mut self,
+        at: &At<'_>,
+        number: i32,
+        convert: fn(i32) -> Option<T>,
+    ) -> Option<T> {
         let value = convert(number);
         if value.is_none() {
             let what = if number == 0 { "must be set" } else { "has a value that this daemon does not know" };
@@ -254,7 +268,12 @@ impl Violations {
     }
 
     /// A value of an enum that may be left unset.
-    pub(crate) fn optional_enum<T>(&mut self, at: &At<'_>, number: i32, convert: fn(i32) -> Option<T>) -> Option<T> {
+    pub(crate) fn optional_enum<T>(
+        &mut self,
+        at: &At<'_>,
+        number: i32,
+        convert: fn(i32) -> Option<T>,
+    ) -> Option<T> {
         if number == 0 { None } else { self.required_enum(at, number, convert) }
     }
 }

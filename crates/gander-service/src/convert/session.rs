@@ -132,8 +132,7 @@ pub(crate) fn model_from_pb(model: pb::ModelSelection, at: &At<'_>, v: &mut Viol
 }
 
 fn instruction_to_pb(instruction: &Instruction) -> pb::SessionInstruction {
-    let mode =
-        if instruction.replace { pb::InstructionMode::Replace } else { pb::InstructionMode::Append };
+    let mode = if instruction.replace { pb::InstructionMode::Replace } else { pb::InstructionMode::Append };
     pb::SessionInstruction { key: instruction.key.clone(), text: instruction.text.clone(), mode: mode as i32 }
 }
 
@@ -190,7 +189,11 @@ pub(crate) fn recipe_from_pb(recipe: pb::SessionRecipe, at: &At<'_>, v: &mut Vio
     }
 }
 
-pub(crate) fn parent_from_pb(parent: pb::SessionParent, at: &At<'_>, v: &mut Violations) -> Option<ParentCall> {
+pub(crate) fn parent_from_pb(
+    parent: &pb::SessionParent,
+    at: &At<'_>,
+    v: &mut Violations,
+) -> Option<ParentCall> {
     Some(ParentCall {
         item_id: v.optional_id(&at.field("item_id"), &parent.item_id, |t| gander_domain::ItemId::new(t)),
         session_id: v.id(&at.field("session_id"), &parent.session_id, |t| SessionId::new(t))?,

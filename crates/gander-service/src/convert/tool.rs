@@ -7,13 +7,12 @@ use gander_domain::{
     permission::{PermissionRule, RememberScope, RuleDecision},
     tool::{ToolAnnotations, ToolDefinition, ToolVisibility},
 };
+use gander_engine::CallProgress;
 use gander_proto::v1 as pb;
 
-use crate::engine_types::CallProgress;
-
 use super::{
-    At, Violations, content, enums, error_from_pb, error_to_pb, int32, int64, millis, millis_to_pb, non_empty,
-    or_empty, time_to_pb,
+    At, Violations, content, enums, error_from_pb, error_to_pb, int32, int64, millis, millis_to_pb,
+    non_empty, or_empty, time_to_pb,
 };
 
 const SOURCE: &str = "PERMISSION_SOURCE_";
@@ -67,7 +66,10 @@ pub(crate) fn host_tool_from_pb(
     let name = v.name(&at.field("name"), tool.name);
     let schema = v.json_object(&at.field("input_schema_json"), tool.input_schema_json);
     if schema.is_none() {
-        v.add(&at.field("input_schema_json"), "must be a JSON Schema of an object, such as {\"type\":\"object\"}");
+        v.add(
+            &at.field("input_schema_json"),
+            "must be a JSON Schema of an object, such as {\"type\":\"object\"}",
+        );
     }
     ToolDefinition {
         tool_name: name.clone(),
@@ -171,9 +173,8 @@ pub(crate) fn call_from_pb(call: pb::ToolCall, at: &At<'_>, v: &mut Violations) 
         permission,
         content: content::parts_from_pb(call.content, at, "content", v),
         result: call.result.and_then(|r| result_from_pb(r, &at.field("result"), v)),
-        child_session_id: v.optional_id(&at.field("child_session_id"), &call.child_session_id, |t| {
-            SessionId::new(t)
-        }),
+        child_session_id: v
+            .optional_id(&at.field("child_session_id"), &call.child_session_id, |t| SessionId::new(t)),
         start_time: v.time(&at.field("start_time"), call.start_time),
     })
 }
@@ -234,7 +235,11 @@ pub(crate) struct RuleEdit {
     pub(crate) decision: Option<RuleDecision>,
 }
 
-pub(crate) fn rule_edit_from_pb(rule: pb::PermissionRule, at: &At<'_>, v: &mut Violations) -> Option<RuleEdit> {
+pub(crate) fn rule_edit_from_pb(
+    rule: pb::PermissionRule,
+    at: &At<'_>,
+    v: &mut Violations,
+) -> Option<RuleEdit> {
     let tool_pattern = v.name(&at.field("tool_pattern"), rule.tool_pattern);
     if tool_pattern.strip_suffix('*').unwrap_or(&tool_pattern).contains('*') {
         v.add(&at.field("tool_pattern"), "may have one * at its end and nowhere else");

@@ -110,7 +110,8 @@ impl ConfigService for Api {
         request: Request<pb::GetSecretStatusRequest>,
     ) -> Answer<pb::GetSecretStatusResponse> {
         let key = key(request.into_inner().key).or_status()?;
-        let secret = self.run_blocking(move |engine| Ok(secret_to_pb(&engine.config().secret_status(&key)))).await?;
+        let secret =
+            self.run_blocking(move |engine| Ok(secret_to_pb(&engine.config().secret_status(&key)))).await?;
         Ok(Response::new(pb::GetSecretStatusResponse { secret: Some(secret) }))
     }
 
@@ -131,7 +132,10 @@ impl ConfigService for Api {
         Ok(Response::new(pb::SetSecretResponse { secret: Some(secret) }))
     }
 
-    async fn delete_secret(&self, request: Request<pb::DeleteSecretRequest>) -> Answer<pb::DeleteSecretResponse> {
+    async fn delete_secret(
+        &self,
+        request: Request<pb::DeleteSecretRequest>,
+    ) -> Answer<pb::DeleteSecretResponse> {
         let key = key(request.into_inner().key).or_status()?;
         let secret = self
             .run_blocking(move |engine| {
@@ -178,7 +182,10 @@ impl ConfigService for Api {
         Ok(Response::new(pb::ValidateConfigResponse { problems }))
     }
 
-    async fn backup_config(&self, _request: Request<pb::BackupConfigRequest>) -> Answer<pb::BackupConfigResponse> {
+    async fn backup_config(
+        &self,
+        _request: Request<pb::BackupConfigRequest>,
+    ) -> Answer<pb::BackupConfigResponse> {
         let copy = self
             .run_blocking(|engine| recovery::backup(engine.config().paths()).map_err(|e| config_error(&e)))
             .await?;
@@ -202,7 +209,9 @@ impl ConfigService for Api {
                             .current()
                             .list()
                             .into_iter()
-                            .filter(|l| l.entry.as_ref().is_some_and(|e| matches!(e.origin, Origin::User { .. })))
+                            .filter(|l| {
+                                l.entry.as_ref().is_some_and(|e| matches!(e.origin, Origin::User { .. }))
+                            })
                             .map(|l| l.key)
                             .collect(),
                         malformed_file_path: malformed.to_string_lossy().into_owned(),

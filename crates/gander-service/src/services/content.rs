@@ -14,9 +14,9 @@ use crate::{
 /// Bytes in hand as a stream of chunks; the chunks share one allocation.
 pub(super) fn chunks<T: Send + 'static>(bytes: Bytes, wrap: fn(Bytes) -> T) -> Answers<T> {
     let starts = (0..bytes.len()).step_by(CHUNK_BYTES);
-    Box::pin(futures::stream::iter(starts.map(move |start| {
-        Ok(wrap(bytes.slice(start..bytes.len().min(start + CHUNK_BYTES))))
-    })))
+    Box::pin(futures::stream::iter(
+        starts.map(move |start| Ok(wrap(bytes.slice(start..bytes.len().min(start + CHUNK_BYTES))))),
+    ))
 }
 
 /// A range of a stored value, read chunk by chunk as the client takes it.
@@ -32,7 +32,10 @@ pub(super) async fn read_content(
     let (session_id, content_id) = v.finish(session_id.zip(content_id))?;
     let (total, mime_type) = api.engine.content_info(&session_id, &content_id).await?;
     if offset > total {
-        return Err(ErrorDetail::invalid("offset", format!("must be at most {total}, the size of the value")));
+        return Err(ErrorDetail::invalid(
+            "offset",
+            format!("must be at most {total}, the size of the value"),
+        ));
     }
     let end = if size == 0 { total } else { total.min(offset.saturating_add(size)) };
     let engine = api.engine.clone();

@@ -47,8 +47,7 @@ impl ExtensionService for Api {
         let config = config.and_then(|c| config_from_pb(c, &At::root("config"), &mut v));
         let config = v.finish(config).or_status()?;
         check(&config).or_status()?;
-        let (entry, created) =
-            self.run_blocking(move |engine| put(engine, config, request.enabled)).await?;
+        let (entry, created) = self.run_blocking(move |engine| put(engine, config, request.enabled)).await?;
         Ok(Response::new(pb::PutExtensionResponse { extension: Some(configured_to_pb(&entry)), created }))
     }
 
@@ -78,7 +77,8 @@ impl ExtensionService for Api {
         let request = request.into_inner();
         let entry = self
             .run_blocking(move |engine| {
-                let entry = ConfiguredEntry { enabled: request.enabled, ..find(engine, &request.extension_name)? };
+                let entry =
+                    ConfiguredEntry { enabled: request.enabled, ..find(engine, &request.extension_name)? };
                 keep_implied(engine)?;
                 write(engine, &entry)?;
                 Ok(entry)
@@ -159,9 +159,20 @@ impl ExtensionService for Api {
 
     async fn read_extension_log(
         &self,
-        _request: Request<pb::ReadExtensionLogRequest>,
+        request: Request<pb::ReadExtensionLogRequest>,
     ) -> Answer<Self::ReadExtensionLogStream> {
-        Err(not_implemented("ReadExtensionLog"))
+        let request = request.into_inner();
+        if request.follow {
+            return Err(not_implemented("ReadExtensionLog.follow"));
+        }
+        let (id, name) = session_and_name(&request.session_id, request.extension_name).or_status()?;
+        let tail = usize::try_from(request.tail_bytes)
+            .map_err(|_| ErrorDetail::invalid("tail_bytes", "must not be negative"))
+            .or_status()?;
+        let text = self.run(|engine| async move { engine.extension_log(&id, &name).await }).await?;
+        let text = last_bytes(text, tail);
+        let parts = (!text.is_empty()).then(|| Ok(pb::ReadExtensionLogResponse { text }));
+        Ok(Response::new(Box::pin(futures::stream::iter(parts))))
     }
 
     async fn set_extension_log_level(
@@ -177,6 +188,18 @@ impl ExtensionService for Api {
     ) -> Answer<pb::ApproveToolDefinitionsResponse> {
         Err(not_implemented("ApproveToolDefinitions"))
     }
+}
+
+/// At most the last `tail` bytes of a text, from a whole character on; 0 is all of it.
+fn last_bytes(text: String, tail: usize) -> String {
+    if tail == 0 || text.len() <= tail {
+        return text;
+    }
+    let mut start = text.len() - tail;
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    text[start..].to_owned()
 }
 
 fn session_and_name(session_id: &str, name: String) -> Result<(SessionId, String), ErrorDetail> {
@@ -251,7 +274,11 @@ fn keep_implied(engine: &Engine) -> Result<(), ErrorDetail> {
     Ok(())
 }
 
-fn put(engine: &Engine, config: ExtensionConfig, enabled: bool) -> Result<(ConfiguredEntry, bool), ErrorDetail> {
+fn put(
+    engine: &Engine,
+    config: ExtensionConfig,
+    enabled: bool,
+) -> Result<(ConfiguredEntry, bool), ErrorDetail> {
     let (entry, created) = match find(engine, &config.name) {
         // A client that edits what it was shown sends withheld values back empty.
         Ok(stored) => {
@@ -269,4 +296,16 @@ fn write(engine: &Engine, entry: &ConfiguredEntry) -> Result<(), ErrorDetail> {
     let value = format::entry_to_value(entry);
     engine.config().edit_map_entry(EXTENSIONS, &entry.key, Some(&value)).map_err(|e| config_error(&e))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_starts_at_a_character() {
+        for (tail, expected) in [(0, "aäö"), (2, "ö"), (3, "ö"), (4, "äö"), (99, "aäö")] {
+            assert_eq!(last_bytes("aäö".into(), tail), expected, "{tail}");
+        }
+    }
 }

@@ -1,10 +1,9 @@
 //! The history half of SessionService: items, events, forks, imports.
 
-use gander_domain::{
-    ErrorDetail, Item, ItemId, MessageId, SessionId, Timestamp, TurnId,
-    item::Origin,
+use gander_domain::{ErrorDetail, Item, ItemId, MessageId, SessionId, Timestamp, TurnId, item::Origin};
+use gander_engine::{
+    ForkRequest, ImportRequest, ImportSource, ItemsQuery, NewSession, Source as _, SystemSource,
 };
-use gander_engine::{ForkRequest, ImportRequest, ImportSource, ItemsQuery, NewSession, Source as _, SystemSource};
 use gander_proto::v1 as pb;
 
 use super::filters;
@@ -38,9 +37,8 @@ pub(super) fn fork_request(request: pb::ForkSessionRequest) -> Result<(SessionId
     let before = &At::root("before_item_id");
     let fork = ForkRequest {
         before_item_id: v.optional_id(before, &request.before_item_id, |t| ItemId::new(t)),
-        new_session_id: v.optional_id(&At::root("new_session_id"), &request.new_session_id, |t| {
-            SessionId::new(t)
-        }),
+        new_session_id: v
+            .optional_id(&At::root("new_session_id"), &request.new_session_id, |t| SessionId::new(t)),
         title: non_empty(v.short(&At::root("title"), request.title)),
         working_directory: non_empty(request.working_directory),
     };
@@ -72,7 +70,10 @@ fn items(items: Vec<pb::Item>, origin: Origin, at: Option<&At<'_>>, v: &mut Viol
         None => At::root_element("items", index),
     };
     if items.len() > MAX_ITEMS {
-        v.add(&element(MAX_ITEMS), format!("is too many: at most {MAX_ITEMS} items can be brought in at once"));
+        v.add(
+            &element(MAX_ITEMS),
+            format!("is too many: at most {MAX_ITEMS} items can be brought in at once"),
+        );
         return Vec::new();
     }
     let mut seen = std::collections::HashSet::new();

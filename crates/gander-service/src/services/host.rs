@@ -1,7 +1,7 @@
 //! HostService: one program works for a session for as long as its stream is open.
 
 use gander_domain::{ErrorDetail, ErrorReason, HostCallId, SessionId, extension::extension_key};
-use gander_engine::HostAttachment;
+use gander_engine::{HostAttachment, Source as _, SystemSource};
 use gander_proto::v1::{self as pb, host_service_server::HostService};
 use tonic::{Request, Response, Status};
 
@@ -53,14 +53,17 @@ impl HostService for Api {
 
 fn progress(
     request: pb::ReportHostProgressRequest,
-) -> Result<(HostCallId, crate::engine_types::CallProgress), ErrorDetail> {
+) -> Result<(HostCallId, gander_engine::CallProgress), ErrorDetail> {
     let mut v = Violations::default();
     let id = v.id(&At::root("host_call_id"), &request.host_call_id, |t| HostCallId::new(t));
     let report = tool::progress_from_pb(request.report, &mut v);
     v.finish(id.zip(report))
 }
 
-async fn attach(api: &Api, request: pb::AttachHostRequest) -> Result<Answers<pb::AttachHostResponse>, ErrorDetail> {
+async fn attach(
+    api: &Api,
+    request: pb::AttachHostRequest,
+) -> Result<Answers<pb::AttachHostResponse>, ErrorDetail> {
     let mut v = Violations::default();
     let id = v.id(&At::root("session_id"), &request.session_id, |t| SessionId::new(t));
     let name = if request.extension_name.is_empty() { DEFAULT_EXTENSION } else { &request.extension_name };
@@ -81,7 +84,7 @@ async fn attach(api: &Api, request: pb::AttachHostRequest) -> Result<Answers<pb:
         let _permit = permit;
         let HostAttachment { mut calls, registration } = attachment;
         let closed = engine.closing();
-        let attached = pb::HostAttached { host_id: session_id.as_str().to_owned(), last_sequence };
+        let attached = pb::HostAttached { host_id: SystemSource.unique(), last_sequence };
         yield wrap(Payload::Attached(attached));
         loop {
             let payload = tokio::select! {

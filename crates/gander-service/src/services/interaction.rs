@@ -88,7 +88,7 @@ async fn list_interactions(
     let filter = v.finish(Some(filter))?;
     let found = api.engine.list_interactions(filter).await?;
     let key = |(_, i): &(SessionId, gander_domain::Interaction)| i.interaction_id.as_str().to_owned();
-    let (page, next_page_token) = cut_page(found, key, &filters, &token, size)?;
-    let interactions = page.iter().map(|(s, i)| interaction::interaction_to_pb(i, s)).collect();
+    let encode = |(s, i): &(SessionId, gander_domain::Interaction)| interaction::interaction_to_pb(i, s);
+    let (interactions, next_page_token) = cut_page(&found, key, encode, &filters, &token, size)?;
     Ok(pb::ListInteractionsResponse { interactions, next_page_token })
 }

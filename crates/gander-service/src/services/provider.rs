@@ -25,7 +25,8 @@ impl ProviderService for Api {
         _request: Request<pb::ListProvidersRequest>,
     ) -> Answer<pb::ListProvidersResponse> {
         let providers = self.run_blocking(|engine| Ok(engine.providers())).await?;
-        let providers = providers.iter().map(|(info, configured)| provider_to_pb(info, *configured)).collect();
+        let providers =
+            providers.iter().map(|(info, configured)| provider_to_pb(info, *configured)).collect();
         Ok(Response::new(pb::ListProvidersResponse { providers }))
     }
 
@@ -43,14 +44,16 @@ impl ProviderService for Api {
         let request = request.into_inner();
         let model_id = name("model_id", request.model_id).or_status()?;
         let providers = self.run_blocking(|engine| Ok(engine.providers())).await?;
-        let wanted = |info: &&ProviderInfo| request.provider_id.is_empty() || info.provider_id == request.provider_id;
+        let wanted =
+            |info: &&ProviderInfo| request.provider_id.is_empty() || info.provider_id == request.provider_id;
         let found = providers.iter().map(|(info, _)| info).filter(wanted).find_map(|info| {
             let model = info.models.iter().find(|m| m.model_id == model_id)?;
             Some((info.provider_id.clone(), model_to_pb(model)))
         });
         let (provider_id, model) = found
             .ok_or_else(|| {
-                let message = format!("nothing is known about model {model_id:?}; ListModels shows the known ones");
+                let message =
+                    format!("nothing is known about model {model_id:?}; ListModels shows the known ones");
                 ErrorDetail::new(ErrorReason::ModelUnknown, message).with("modelId", &model_id)
             })
             .or_status()?;

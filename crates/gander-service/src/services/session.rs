@@ -1,21 +1,20 @@
 //! SessionService.
 
-use gander_domain::{
-    ErrorDetail, ErrorReason, Session, SessionId,
-    session::{SessionKind, SessionRecipe},
-};
-use gander_engine::{ExtensionSelection, LoadRequest, NewSession, SessionPatch};
+use gander_domain::{ErrorDetail, ErrorReason, Session, SessionId};
 use gander_proto::v1::{self as pb, session_service_server::SessionService};
 use tonic::{Request, Response, Status};
 
-use super::{content, filters, history};
+use super::{
+    content, filters, history,
+    session_requests::{list_query, load_request, new_session, patch},
+};
 use crate::{
     Api,
     context::incoming,
-    convert::{At, Violations, enums, extension, non_empty, session},
-    engine_types::{ArchivedFilter, ListOrder, ListQuery, SearchMessage, SearchQuery},
+    convert::{At, Violations, extension, session},
+    engine_types::{ListOrder, SearchMessage, SearchQuery},
     error::{IntoStatus as _, not_implemented},
-    paging::page_size,
+    paging::{fill, page_size},
     watch::{Answers, Watch},
 };
 
@@ -50,7 +49,10 @@ impl SessionService for Api {
         Ok(Response::new(pb::GetSessionResponse { session: Some(self.session(&found).await) }))
     }
 
-    async fn list_sessions(&self, request: Request<pb::ListSessionsRequest>) -> Answer<pb::ListSessionsResponse> {
+    async fn list_sessions(
+        &self,
+        request: Request<pb::ListSessionsRequest>,
+    ) -> Answer<pb::ListSessionsResponse> {
         list_sessions(self, request.into_inner()).await.or_status().map(Response::new)
     }
 
@@ -97,7 +99,9 @@ impl SessionService for Api {
         self.run(|engine| async move {
             if !request.etag.is_empty() {
                 match engine.get_session(&id).await {
-                    Ok(present) if session::etag(&present) != request.etag => return Err(etag_mismatch(&present)),
+                    Ok(present) if session::etag(&present) != request.etag => {
+                        return Err(etag_mismatch(&present));
+                    }
                     // The deletion itself tells what is wrong.
                     _ => {}
                 }
@@ -108,7 +112,10 @@ impl SessionService for Api {
         Ok(Response::new(pb::DeleteSessionResponse {}))
     }
 
-    async fn load_session(&self, request: Request<pb::LoadSessionRequest>) -> Answer<pb::LoadSessionResponse> {
+    async fn load_session(
+        &self,
+        request: Request<pb::LoadSessionRequest>,
+    ) -> Answer<pb::LoadSessionResponse> {
         let (context, request) = incoming(request)?;
         let (id, load) = load_request(request).or_status()?;
         let loaded = self.run(|engine| async move { engine.load_session(&context, &id, load).await }).await?;
@@ -129,7 +136,10 @@ impl SessionService for Api {
         Ok(Response::new(pb::UnloadSessionResponse { unloaded }))
     }
 
-    async fn fork_session(&self, request: Request<pb::ForkSessionRequest>) -> Answer<pb::ForkSessionResponse> {
+    async fn fork_session(
+        &self,
+        request: Request<pb::ForkSessionRequest>,
+    ) -> Answer<pb::ForkSessionResponse> {
         let (context, request) = incoming(request)?;
         let (id, fork) = history::fork_request(request).or_status()?;
         let done = self.run(|engine| async move { engine.fork_session(&context, &id, fork).await }).await?;
@@ -143,7 +153,8 @@ impl SessionService for Api {
     ) -> Answer<pb::RewindSessionResponse> {
         let (context, request) = incoming(request)?;
         let (id, item) =
-            history::session_and_item(&request.session_id, "before_item_id", &request.before_item_id).or_status()?;
+            history::session_and_item(&request.session_id, "before_item_id", &request.before_item_id)
+                .or_status()?;
         let done = self.run(|engine| async move { engine.rewind_session(&context, &id, item).await }).await?;
         let session = Some(self.session(&done.value).await);
         Ok(Response::new(pb::RewindSessionResponse { session, sequence: done.sequence }))
@@ -155,7 +166,8 @@ impl SessionService for Api {
     ) -> Answer<pb::ReplaceHistoryResponse> {
         let (context, request) = incoming(request)?;
         let (id, items) = history::new_history(request).or_status()?;
-        let done = self.run(|engine| async move { engine.replace_history(&context, &id, items).await }).await?;
+        let done =
+            self.run(|engine| async move { engine.replace_history(&context, &id, items).await }).await?;
         let session = Some(self.session(&done.value).await);
         Ok(Response::new(pb::ReplaceHistoryResponse { session, sequence: done.sequence }))
     }
@@ -216,7 +228,8 @@ impl SessionService for Api {
         let (context, request) = incoming(request)?;
         let (id, item) =
             history::session_and_item(&request.session_id, "item_id", &request.item_id).or_status()?;
-        let sequence = self.run(|engine| async move { engine.redact_item(&context, &id, &item).await }).await?;
+        let sequence =
+            self.run(|engine| async move { engine.redact_item(&context, &id, &item).await }).await?;
         Ok(Response::new(pb::RedactItemResponse { sequence }))
     }
 
@@ -262,7 +275,10 @@ impl SessionService for Api {
 
     type ReadContentStream = Answers<pb::ReadContentResponse>;
 
-    async fn read_content(&self, request: Request<pb::ReadContentRequest>) -> Answer<Self::ReadContentStream> {
+    async fn read_content(
+        &self,
+        request: Request<pb::ReadContentRequest>,
+    ) -> Answer<Self::ReadContentStream> {
         content::read_content(self, request.into_inner()).await.or_status().map(Response::new)
     }
 }
@@ -282,153 +298,6 @@ fn etag_mismatch(present: &Session) -> ErrorDetail {
     )
     .with("sessionId", &present.session_id)
     .with("etag", session::etag(present))
-}
-
-fn new_session(request: pb::CreateSessionRequest) -> Result<NewSession, ErrorDetail> {
-    let mut v = Violations::default();
-    let kind = v.optional_enum(&At::root("kind"), request.kind, enums::session_kind_from_pb).unwrap_or_default();
-    let recipe = request.recipe.map(|r| recipe(r, &mut v)).transpose()?.flatten();
-    let extensions = extension::selection_from_pb(request.extensions, &At::root("extensions"), &mut v);
-    let extensions = match extensions {
-        extension::Selection::Configured { add } => {
-            ExtensionSelection { exactly: None, add, add_origin: None }
-        }
-        extension::Selection::Exactly(list) => {
-            ExtensionSelection { exactly: Some(list), add: Vec::new(), add_origin: None }
-        }
-    };
-    let directories = &At::root("additional_directories");
-    let new = NewSession {
-        session_id: v.optional_id(&At::root("session_id"), &request.session_id, |t| SessionId::new(t)),
-        working_directory: request.working_directory,
-        additional_directories: session::directories_from_pb(
-            request.additional_directories,
-            directories,
-            &mut v,
-        ),
-        title: v.short(&At::root("title"), request.title),
-        kind,
-        model: request.model.map(|m| session::model_from_pb(m, &At::root("model"), &mut v)),
-        mode: mode(request.mode, &At::root("mode"), &mut v),
-        extensions,
-        recipe,
-        labels: session::map_from_pb(request.labels, &At::root("labels"), &mut v),
-        client_environment: session::map_from_pb(
-            request.client_environment,
-            &At::root("client_environment"),
-            &mut v,
-        ),
-        demo_allowed: request.demo_allowed,
-        instructions: session::instructions_from_pb(request.instructions, &At::root("instructions"), &mut v),
-        container: non_empty(v.short(&At::root("container"), request.container)),
-        parent: request.parent.and_then(|p| session::parent_from_pb(p, &At::root("parent"), &mut v)),
-    };
-    v.finish(Some(new))
-}
-
-fn mode(mode: Option<i32>, at: &At<'_>, v: &mut Violations) -> Option<gander_domain::session::Mode> {
-    v.required_enum(at, mode?, enums::mode_from_pb)
-}
-
-/// A recipe as text. Stored ones, links and files need the recipe store, which the engine does not have yet.
-fn recipe(source: pb::RecipeSource, v: &mut Violations) -> Result<Option<SessionRecipe>, ErrorDetail> {
-    use pb::recipe_source::Source;
-    let values = session::map_from_pb(source.values, &At::root("recipe").field("values"), v);
-    let what = match source.source {
-        Some(Source::RecipeJson(text)) => {
-            let at = At::root("recipe");
-            let text = v.json_object(&at.field("recipe_json"), text);
-            return Ok(text.map(|recipe_json| SessionRecipe { recipe_json, recipe_id: None, values }));
-        }
-        None => {
-            v.add(&At::root("recipe"), "must be recipe_json, recipe_id, deeplink or file_path");
-            return Ok(None);
-        }
-        Some(Source::RecipeId(_)) => "recipe.recipe_id",
-        Some(Source::Deeplink(_)) => "recipe.deeplink",
-        Some(Source::FilePath(_)) => "recipe.file_path",
-    };
-    let message = format!("{what} is not implemented in this version of the daemon; send the recipe as recipe_json");
-    Err(ErrorDetail::new(ErrorReason::NotImplemented, message).with("field", what))
-}
-
-/// What `update_mask` names, as a patch; fields that it names and that are unset are cleared.
-fn patch(wanted: pb::Session, mask: &[String], present: &Session) -> Result<SessionPatch, ErrorDetail> {
-    let mut v = Violations::default();
-    let mut patch = SessionPatch::default();
-    let root = At::root("session");
-    if mask.is_empty() {
-        v.add(&At::root("update_mask"), "must name at least one field");
-    }
-    let mut wanted = wanted;
-    for path in mask {
-        let at = root.field(path);
-        match path.as_str() {
-            "title" => patch.title = Some(v.short(&at, std::mem::take(&mut wanted.title))),
-            "working_directory" => {
-                patch.working_directory = Some(v.name(&at, std::mem::take(&mut wanted.working_directory)));
-            }
-            "additional_directories" => {
-                let directories = std::mem::take(&mut wanted.additional_directories);
-                patch.additional_directories = Some(session::directories_from_pb(directories, &at, &mut v));
-            }
-            "model" => patch.model = Some(wanted.model.take().map(|m| session::model_from_pb(m, &at, &mut v))),
-            "mode" => patch.mode = Some(mode(wanted.mode, &at, &mut v)),
-            "archive_time" => {
-                patch.archived = Some(v.time(&at, wanted.archive_time).is_some());
-            }
-            "instructions" => {
-                let list = std::mem::take(&mut wanted.instructions);
-                let mut list = session::instructions_from_pb(list, &at, &mut v);
-                list.retain(|i| !i.text.is_empty());
-                patch.instructions = Some(list);
-            }
-            "recipe.values" => match &present.recipe {
-                None => v.add(&at, "cannot be set: the session was not made from a recipe"),
-                Some(recipe) => {
-                    let values = wanted.recipe.take().unwrap_or_default().values;
-                    let values = session::map_from_pb(values, &at, &mut v);
-                    patch.recipe = Some(Some(SessionRecipe { values, ..recipe.clone() }));
-                }
-            },
-            "labels" => {
-                let labels = std::mem::take(&mut wanted.labels);
-                patch.labels = Some(session::map_from_pb(labels, &at, &mut v));
-            }
-            "container" => {
-                patch.container = Some(non_empty(v.short(&at, std::mem::take(&mut wanted.container))));
-            }
-            other => {
-                let known = "title, working_directory, additional_directories, model, mode, archive_time, \
-                             instructions, recipe.values, labels, container";
-                v.add(&At::root("update_mask"), format!("{other:?} cannot be set; these can: {known}"));
-            }
-        }
-    }
-    v.finish(Some(patch))
-}
-
-fn load_request(request: pb::LoadSessionRequest) -> Result<(SessionId, LoadRequest), ErrorDetail> {
-    let mut v = Violations::default();
-    let id = v.id(&At::root("session_id"), &request.session_id, |t| SessionId::new(t));
-    let environment = &At::root("client_environment");
-    let load = LoadRequest {
-        wait_for_extensions: v
-            .duration(&At::root("wait_for_extensions"), request.wait_for_extensions)
-            .unwrap_or_default(),
-        restart: request.restart,
-        client_environment: session::map_from_pb(request.client_environment, environment, &mut v),
-        client_extensions: request.client_extensions.map(|c| {
-            extension::configs_from_pb(c.extensions, &At::root("client_extensions"), "extensions", &mut v)
-        }),
-        working_directory: non_empty(request.working_directory),
-        additional_directories: request.additional_directories.map(|d| {
-            let at = At::root("additional_directories");
-            session::directories_from_pb(d.directories, &at.field("directories"), &mut v)
-        }),
-    };
-    let id = v.finish(id)?;
-    Ok((id, load))
 }
 
 async fn list_sessions(
@@ -456,16 +325,13 @@ async fn list_sessions(
             break;
         }
     }
-    let more = found.len() > size;
-    found.truncate(size);
-    let next = found.last().filter(|_| more).map(|last| {
+    let sessions = fill(found.iter().take(size).map(|s| api.session_row(s)));
+    let last = sessions.len().checked_sub(1).filter(|_| sessions.len() < found.len());
+    let next = last.and_then(|last| found.get(last)).map(|last| {
         let (time, id) = key(last, query.order);
         filters.token(&format!("{} {id}", time.0))
     });
-    Ok(pb::ListSessionsResponse {
-        sessions: found.iter().map(|s| api.session_row(s)).collect(),
-        next_page_token: next.unwrap_or_default(),
-    })
+    Ok(pb::ListSessionsResponse { sessions, next_page_token: next.unwrap_or_default() })
 }
 
 fn has_labels(session: &Session, request: &pb::ListSessionsRequest) -> bool {
@@ -485,41 +351,6 @@ fn parse_position(position: &str) -> Result<(gander_domain::Timestamp, SessionId
         Some((gander_domain::Timestamp(time.parse().ok()?), SessionId::new(id).ok()?))
     });
     parsed.ok_or_else(|| ErrorDetail::internal("a page token that was sealed here has no position in it"))
-}
-
-fn list_query(request: &pb::ListSessionsRequest) -> Result<ListQuery, ErrorDetail> {
-    let mut v = Violations::default();
-    let kinds = request
-        .kinds
-        .iter()
-        .enumerate()
-        .filter_map(|(i, k)| v.required_enum(&At::root_element("kinds", i), *k, enums::session_kind_from_pb))
-        .collect::<Vec<_>>();
-    let order = match pb::SessionOrder::try_from(request.order) {
-        Ok(pb::SessionOrder::Unspecified | pb::SessionOrder::UpdateTimeDesc) => ListOrder::UpdateTimeDesc,
-        Ok(pb::SessionOrder::CreateTimeDesc) => ListOrder::CreateTimeDesc,
-        _ => {
-            v.add(&At::root("order"), "must be UPDATE_TIME_DESC or CREATE_TIME_DESC in this version of the daemon");
-            ListOrder::UpdateTimeDesc
-        }
-    };
-    let parent = &request.parent_session_id;
-    let mut all_but_technical = vec![SessionKind::User, SessionKind::Scheduled, SessionKind::Terminal];
-    if !parent.is_empty() {
-        // Those that work for another session are subagents.
-        all_but_technical.push(SessionKind::Subagent);
-    }
-    let query = ListQuery {
-        kinds: if kinds.is_empty() { all_but_technical } else { kinds },
-        archived: if request.include_archived { ArchivedFilter::With } else { ArchivedFilter::Without },
-        with_messages_only: request.with_messages_only,
-        working_directory: non_empty(request.working_directory.clone()),
-        schedule_id: non_empty(request.schedule_id.clone()),
-        parent_session_id: v.optional_id(&At::root("parent_session_id"), parent, |t| SessionId::new(t)),
-        order,
-        ..ListQuery::default()
-    };
-    v.finish(Some(query))
 }
 
 async fn search_sessions(
@@ -609,7 +440,3 @@ async fn watch(api: &Api, request: pb::WatchSessionRequest) -> Result<Watch, Err
         _permit: permit,
     })
 }
-
-#[cfg(test)]
-#[path = "session_tests.rs"]
-mod tests;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use gander_domain::{ErrorDetail, ErrorReason, SessionId};
-use gander_engine::{EngineInfo, MAX_INLINE_BYTES, StoreCheck};
-use gander_proto::v1::{self as pb, system_service_server::SystemService};
+use gander_engine::{Change, EngineInfo, MAX_INLINE_BYTES, StoreCheck};
+use gander_proto::v1::{self as pb, ServerChangeKind as Kind, system_service_server::SystemService};
+use tokio::sync::{OwnedSemaphorePermit, broadcast::error::RecvError};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -17,8 +18,16 @@ use crate::{
 type Answer<T> = Result<Response<T>, Status>;
 
 /// What this daemon can do beyond the basics; clients look for a name instead of comparing versions.
-const FEATURES: &[&str] =
-    &["config", "direct_tool_calls", "export_import", "extensions", "host_service", "permission_rules", "redaction", "search"];
+const FEATURES: &[&str] = &[
+    "config",
+    "direct_tool_calls",
+    "export_import",
+    "extensions",
+    "host_service",
+    "permission_rules",
+    "redaction",
+    "search",
+];
 /// Largest event, by the rule that larger values are stored beside the log.
 const MAX_EVENT_BYTES: i64 = 1024 * 1024;
 /// Streams that the listeners allow per HTTP/2 connection.
@@ -33,7 +42,8 @@ impl SystemService for Api {
         _request: Request<pb::GetServerInfoRequest>,
     ) -> Answer<pb::GetServerInfoResponse> {
         let info = self.engine.info().await;
-        let model = self.run_blocking(|engine| Ok(engine.default_model(false).map_err(|e| e.message))).await?;
+        let model =
+            self.run_blocking(|engine| Ok(engine.default_model(false).map_err(|e| e.message))).await?;
         let (default_model, default_model_reason) = match model {
             Ok(resolved) => (Some(session::model_to_pb(&resolved.selection)), resolved.reason),
             Err(why) => (None, why),
@@ -49,44 +59,9 @@ impl SystemService for Api {
         &self,
         request: Request<pb::WatchServerRequest>,
     ) -> Answer<Self::WatchServerStream> {
-        use pb::watch_server_response::Payload;
         let kinds = request.into_inner().kinds;
         let permit = self.open_stream().or_status()?;
-        let (engine, interval) = (self.engine.clone(), self.options.checkpoint_interval);
-        let wrap = |payload| Ok(pb::WatchServerResponse { payload: Some(payload) });
-        Ok(Response::new(Box::pin(async_stream::stream! {
-            let _permit = permit;
-            let mut config = engine.config().subscribe();
-            let closed = engine.closing();
-            yield wrap(Payload::Checkpoint(pb::Checkpoint { caught_up: true }));
-            loop {
-                tokio::select! {
-                    changed = config.changed() => {
-                        if changed.is_err() {
-                            return;
-                        }
-                        // Providers and extensions are configured in the same files.
-                        for kind in [
-                            pb::ServerChangeKind::Config,
-                            pb::ServerChangeKind::Extensions,
-                            pb::ServerChangeKind::Providers,
-                        ] {
-                            if kinds.is_empty() || kinds.contains(&(kind as i32)) {
-                                let change = pb::ServerChange { kind: kind as i32, subject_id: String::new() };
-                                yield wrap(Payload::Change(change));
-                            }
-                        }
-                    }
-                    () = closed.cancelled() => {
-                        yield wrap(Payload::StreamClosing(closing(gander_engine::WatchClosed::Drain)));
-                        return;
-                    }
-                    () = tokio::time::sleep(interval) => {
-                        yield wrap(Payload::Checkpoint(pb::Checkpoint { caught_up: true }));
-                    }
-                }
-            }
-        })))
+        Ok(Response::new(watch_server(self, kinds, permit)))
     }
 
     type CheckStoreStream = Answers<pb::CheckStoreResponse>;
@@ -159,13 +134,70 @@ impl Api {
             uptime: Some(duration_to_pb(info.uptime)),
             drain_state: drain as i32,
             data_directory: self.options.data_directory.clone(),
-            config_directory: self.options.config_directory.clone(),
+            config_directory: self.engine.config().paths().config_dir().to_string_lossy().into_owned(),
             pid: i64::from(std::process::id()),
             platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
             active_turn_count: int32(info.active_turns),
             loaded_session_count: int32(info.loaded_sessions),
         }
     }
+}
+
+/// Hints about changes until the daemon drains.
+fn watch_server(
+    api: &Api,
+    kinds: Vec<i32>,
+    permit: OwnedSemaphorePermit,
+) -> Answers<pb::WatchServerResponse> {
+    use pb::watch_server_response::Payload;
+    let interval = api.options.checkpoint_interval;
+    // Subscribed before the first message: whoever fetches after it misses nothing.
+    let (mut changes, mut config) = (api.engine.changes(), api.engine.config().subscribe());
+    let closed = api.engine.closing();
+    let wrap = |payload| Ok(pb::WatchServerResponse { payload: Some(payload) });
+    let checkpoint = || Payload::Checkpoint(pb::Checkpoint { caught_up: true });
+    Box::pin(async_stream::stream! {
+        let _permit = permit;
+        yield wrap(checkpoint());
+        loop {
+            let hints = tokio::select! {
+                change = changes.recv() => match change {
+                    Ok(change) => hint(change),
+                    // Too slow for single hints: everything may have changed.
+                    Err(RecvError::Lagged(_)) => anything(&[Kind::Sessions, Kind::Interactions]),
+                    Err(RecvError::Closed) => return,
+                },
+                changed = config.changed() => match changed {
+                    // Providers and extensions are configured in the same files.
+                    Ok(()) => anything(&[Kind::Config, Kind::Extensions, Kind::Providers]),
+                    Err(_) => return,
+                },
+                () = closed.cancelled() => {
+                    yield wrap(Payload::StreamClosing(closing(gander_engine::WatchClosed::Drain)));
+                    return;
+                }
+                () = tokio::time::sleep(interval) => {
+                    yield wrap(checkpoint());
+                    continue;
+                }
+            };
+            for hint in hints.into_iter().filter(|h| kinds.is_empty() || kinds.contains(&h.kind)) {
+                yield wrap(Payload::Change(hint));
+            }
+        }
+    })
+}
+
+fn hint(change: Change) -> Vec<pb::ServerChange> {
+    let (kind, id) = match change {
+        Change::Session(id) => (Kind::Sessions, id),
+        Change::Interactions(id) => (Kind::Interactions, id),
+    };
+    vec![pb::ServerChange { kind: kind as i32, subject_id: id.as_str().to_owned() }]
+}
+
+fn anything(kinds: &[Kind]) -> Vec<pb::ServerChange> {
+    kinds.iter().map(|k| pb::ServerChange { kind: *k as i32, subject_id: String::new() }).collect()
 }
 
 fn check_to_pb(check: StoreCheck) -> impl Iterator<Item = pb::CheckStoreResponse> {

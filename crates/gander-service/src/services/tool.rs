@@ -6,13 +6,14 @@ use gander_domain::{
     ErrorDetail, ErrorReason, SessionId,
     extension::extension_key,
     permission::{PermissionRule, RememberScope, RuleDecision},
+    tool::ToolDefinition,
 };
 use gander_engine::{DirectCall, DirectCallStream, Engine, config_error};
 use gander_proto::v1::{self as pb, tool_service_server::ToolService};
 use pb::call_tool_response::Payload;
 use tonic::{Request, Response, Status};
 
-use super::filters;
+use super::{filters, resource};
 use crate::{
     Api,
     context::incoming,
@@ -43,23 +44,23 @@ impl ToolService for Api {
 
     async fn list_resources(
         &self,
-        _request: Request<pb::ListResourcesRequest>,
+        request: Request<pb::ListResourcesRequest>,
     ) -> Answer<pb::ListResourcesResponse> {
-        Err(not_implemented("ListResources"))
+        resource::list_resources(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_resource_templates(
         &self,
-        _request: Request<pb::ListResourceTemplatesRequest>,
+        request: Request<pb::ListResourceTemplatesRequest>,
     ) -> Answer<pb::ListResourceTemplatesResponse> {
-        Err(not_implemented("ListResourceTemplates"))
+        resource::list_templates(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn read_resource(
         &self,
-        _request: Request<pb::ReadResourceRequest>,
+        request: Request<pb::ReadResourceRequest>,
     ) -> Answer<pb::ReadResourceResponse> {
-        Err(not_implemented("ReadResource"))
+        resource::read_resource(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn subscribe_resource(
@@ -76,12 +77,15 @@ impl ToolService for Api {
         Err(not_implemented("UnsubscribeResource"))
     }
 
-    async fn list_prompts(&self, _request: Request<pb::ListPromptsRequest>) -> Answer<pb::ListPromptsResponse> {
-        Err(not_implemented("ListPrompts"))
+    async fn list_prompts(
+        &self,
+        request: Request<pb::ListPromptsRequest>,
+    ) -> Answer<pb::ListPromptsResponse> {
+        resource::list_prompts(self, request.into_inner()).await.map(Response::new)
     }
 
-    async fn get_prompt(&self, _request: Request<pb::GetPromptRequest>) -> Answer<pb::GetPromptResponse> {
-        Err(not_implemented("GetPrompt"))
+    async fn get_prompt(&self, request: Request<pb::GetPromptRequest>) -> Answer<pb::GetPromptResponse> {
+        resource::get_prompt(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn complete_argument(
@@ -137,8 +141,9 @@ async fn list_tools(api: &Api, mut request: pb::ListToolsRequest) -> Result<pb::
     // A host may bring a tool that an extension has, too; keys of pages must be unique.
     tools.dedup_by(|a, b| a.name == b.name);
     let rules = user_rules(&api.engine);
-    let (page, next_page_token) = cut_page(tools, |t| t.name.clone(), &filters, &token, size).or_status()?;
-    let tools = page.iter().map(|t| tool::definition_to_pb(t, rule_for(&rules, &t.name))).collect();
+    let encode = |t: &ToolDefinition| tool::definition_to_pb(t, rule_for(&rules, &t.name));
+    let (tools, next_page_token) =
+        cut_page(&tools, |t| t.name.clone(), encode, &filters, &token, size).or_status()?;
     Ok(pb::ListToolsResponse { tools, next_page_token })
 }
 
@@ -147,7 +152,7 @@ async fn run_list(
     id: SessionId,
     name: Option<String>,
     wait: Duration,
-) -> Result<Vec<gander_domain::tool::ToolDefinition>, Status> {
+) -> Result<Vec<ToolDefinition>, Status> {
     api.run(|engine| async move { engine.list_tools(&id, name.as_deref(), Some(wait)).await }).await
 }
 
@@ -161,14 +166,17 @@ fn direct_call(request: pb::CallToolRequest) -> Result<(SessionId, DirectCall), 
         v.add(&At::root("timeout"), "must be greater than zero; leave it unset for the extension's own");
     }
     let call = DirectCall {
-        arguments_json: v.json_object(&At::root("arguments_json"), request.arguments_json).unwrap_or_default(),
+        arguments_json: v
+            .json_object(&At::root("arguments_json"), request.arguments_json)
+            .unwrap_or_default(),
         timeout,
         meta_json: v.json_object(&At::root("meta_json"), request.meta_json),
         name,
     };
     let id = v.finish(id)?;
     if !caller.is_empty() && !call.name.starts_with(&format!("{}__", extension_key(caller))) {
-        let message = format!("{caller} may call its own tools only, by their public names; {} is not one", call.name);
+        let message =
+            format!("{caller} may call its own tools only, by their public names; {} is not one", call.name);
         return Err(ErrorDetail::new(ErrorReason::ToolNotAllowed, message).with("name", &call.name));
     }
     Ok((id, call))
@@ -198,7 +206,11 @@ fn user_rules(engine: &Engine) -> Vec<PermissionRule> {
         ConfigRule::AskBefore => RuleDecision::Ask,
         ConfigRule::NeverAllow => RuleDecision::NeverAllow,
     };
-    let rule = |(tool_pattern, d)| PermissionRule { tool_pattern, decision: decision(d), scope: RememberScope::User };
+    let rule = |(tool_pattern, d)| PermissionRule {
+        tool_pattern,
+        decision: decision(d),
+        scope: RememberScope::User,
+    };
     engine.config().rules().into_iter().map(rule).collect()
 }
 
@@ -230,7 +242,10 @@ fn rule_edits(request: pb::SetPermissionRulesRequest) -> Result<Vec<tool::RuleEd
         let names_more = !rule.session_id.is_empty() || !rule.directory.is_empty();
         let Some(edit) = tool::rule_edit_from_pb(rule, &at, &mut v) else { continue };
         if names_more || edit.scope != RememberScope::User {
-            v.add(&at.field("scope"), "must be USER in this version of the daemon; rules of a session come from answers");
+            v.add(
+                &at.field("scope"),
+                "must be USER in this version of the daemon; rules of a session come from answers",
+            );
         }
         edits.push(edit);
     }

@@ -132,10 +132,12 @@ fn start_turn(mut request: pb::StartTurnRequest) -> Result<(SessionId, StartTurn
     let queue_when_busy = turn::queue_when_busy(request.when_busy, &mut v);
     let input = turn::input_from_pb(request.input, &At::root("input"), &mut v);
     if !request.response_schema_json.is_empty() {
-        v.add(&At::root("response_schema_json"), "is not supported by this version of the daemon; leave it empty");
+        v.add(
+            &At::root("response_schema_json"),
+            "is not supported by this version of the daemon; leave it empty",
+        );
     }
-    let mode =
-        request.mode.and_then(|m| v.required_enum(&At::root("mode"), m, enums::mode_from_pb));
+    let mode = request.mode.and_then(|m| v.required_enum(&At::root("mode"), m, enums::mode_from_pb));
     let start = StartTurn {
         turn_id,
         request_hash,
@@ -189,9 +191,9 @@ async fn list_turns(
         .collect();
     let id = v.finish(id)?;
     let turns = numbered(api.engine.list_turns(&id, states).await?);
-    let (page, next_page_token) =
-        cut_page(turns, |(t, _)| t.turn_id.as_str().to_owned(), &filters, &token, size)?;
-    let turns = page.iter().map(|(t, position)| turn::turn_to_pb(t, &id, *position)).collect();
+    let key = |(t, _): &(Turn, _)| t.turn_id.as_str().to_owned();
+    let encode = |(t, position): &(Turn, _)| turn::turn_to_pb(t, &id, *position);
+    let (turns, next_page_token) = cut_page(&turns, key, encode, &filters, &token, size)?;
     Ok(pb::ListTurnsResponse { turns, next_page_token })
 }
 

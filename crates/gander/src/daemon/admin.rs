@@ -18,7 +18,9 @@ pub(super) struct Admin {
 impl Admin {
     pub(super) async fn start(address: SocketAddr, front: Front, engine: Arc<Engine>) -> Result<Self> {
         if !address.ip().is_loopback() {
-            bail!("--admin {address}: the admin listener has no authentication and must be a loopback address");
+            bail!(
+                "--admin {address}: the admin listener has no authentication and must be a loopback address"
+            );
         }
         let listener = TcpListener::bind(address)
             .await
@@ -34,7 +36,11 @@ impl Admin {
         let health = move || {
             let draining = engine.draining().is_cancelled();
             async move {
-                if draining { (StatusCode::SERVICE_UNAVAILABLE, "draining\n") } else { (StatusCode::OK, "ok\n") }
+                if draining {
+                    (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+                } else {
+                    (StatusCode::OK, "ok\n")
+                }
             }
         };
         let router = Router::new().route("/metrics", get(metrics)).route("/healthz", get(health));

@@ -34,10 +34,7 @@ impl BuiltinFactory for Builtins {
         let server = gander_builtin::serve_in_process(name, builtin).ok_or_else(|| {
             ErrorDetail::new(
                 ErrorReason::ExtensionTypeUnsupported,
-                format!(
-                    "this gander has no builtin extension {name:?}; it has {}",
-                    self.names().join(", ")
-                ),
+                format!("this gander has no builtin extension {name:?}; it has {}", self.names().join(", ")),
             )
             .with("name", name)
         })?;

@@ -205,8 +205,10 @@ pub async fn serve(
         None => None,
     };
     let protocols = || vec!["grpc".to_owned(), "grpc-web".to_owned()];
-    let mut listeners =
-        vec![gander_service::Listener { address: format!("unix:{}", socket.display()), protocols: protocols() }];
+    let mut listeners = vec![gander_service::Listener {
+        address: format!("unix:{}", socket.display()),
+        protocols: protocols(),
+    }];
     let tcp_address = tcp.as_ref().and_then(|l| match l.address() {
         gander_listen::BoundAddress::Tcp(address) => Some(address),
         gander_listen::BoundAddress::Unix(_) => None,
@@ -228,7 +230,9 @@ pub async fn serve(
         servers.push(Server::start(listener, &daemon.front)?);
     }
     let admin = match options.admin {
-        Some(address) => Some(admin::Admin::start(address, daemon.front.clone(), daemon.engine.clone()).await?),
+        Some(address) => {
+            Some(admin::Admin::start(address, daemon.front.clone(), daemon.engine.clone()).await?)
+        }
         None => None,
     };
     ready(&Ready {

@@ -1,0 +1,110 @@
+//! `gander provider`: which models there are and whether they work.
+
+use gander_proto::v1::{CheckProviderRequest, ListModelsRequest, ListProvidersRequest, ModelInfo, Provider};
+
+use super::{
+    args::ProviderCommand,
+    connect::{Context, Embed},
+    error::{CliError, CliResult, exit},
+    json,
+    output::{clean, human_number, table},
+};
+
+pub(super) async fn provider(context: &Context, command: ProviderCommand) -> CliResult<u8> {
+    let connected = context.connect(Embed::Allowed).await?;
+    let mut providers = connected.client.providers();
+    let result = async {
+        match command {
+            ProviderCommand::List(json) => {
+                let list = providers.list_providers(ListProvidersRequest {}).await?.into_inner().providers;
+                if json.json {
+                    return context.out.line(&json::array(&list)?);
+                }
+                context.out.print(&table(&provider_rows(&list), context.out.width, context.out.color))
+            }
+            ProviderCommand::Models { provider, live, json } => {
+                let request = ListModelsRequest { provider_id: provider, live };
+                let models = providers.list_models(request).await?.into_inner().models;
+                if json.json {
+                    return context.out.line(&json::array(&models)?);
+                }
+                if models.is_empty() {
+                    context.out.note("no model is known; --live asks the provider");
+                    return Ok(());
+                }
+                context.out.print(&table(&model_rows(&models), context.out.width, context.out.color))
+            }
+            ProviderCommand::Check { provider, model } => {
+                let request = CheckProviderRequest {
+                    provider_id: provider.clone(),
+                    model_id: model.unwrap_or_default(),
+                };
+                let answer = providers.check_provider(request).await?.into_inner();
+                match answer.error {
+                    _ if answer.working => context.out.line(&format!("{provider} works")),
+                    Some(error) => Err(CliError::detail(&error)),
+                    None => Err(CliError::new(format!("{provider} does not work; it gave no reason"))),
+                }
+            }
+        }
+    };
+    let result = Box::pin(result).await;
+    connected.close().await;
+    result.map(|()| exit::OK)
+}
+
+fn provider_rows(providers: &[Provider]) -> Vec<Vec<String>> {
+    let mut rows = vec![["ID", "SET UP", "DEFAULT MODEL", "NAME"].map(str::to_owned).to_vec()];
+    rows.extend(providers.iter().map(|provider| {
+        let missing: Vec<&str> =
+            provider.config_keys.iter().filter(|key| key.required).map(|key| key.key.as_str()).collect();
+        let state = match (provider.configured, missing.as_slice()) {
+            (true, _) => "yes".to_owned(),
+            (false, []) => "no".to_owned(),
+            (false, keys) => format!("needs {}", keys.join(", ")),
+        };
+        let default = match provider.default_model_id.as_str() {
+            "" => "-",
+            model => model,
+        };
+        vec![clean(&provider.provider_id), clean(&state), clean(default), clean(&provider.display_name)]
+    }));
+    rows
+}
+
+fn model_rows(models: &[ModelInfo]) -> Vec<Vec<String>> {
+    let mut rows = vec![["MODEL", "CONTEXT", "NAME"].map(str::to_owned).to_vec()];
+    rows.extend(models.iter().map(|model| {
+        let context = model.context_window_tokens.map_or_else(|| "-".to_owned(), human_number);
+        vec![clean(&model.model_id), context, clean(&model.display_name)]
+    }));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use gander_proto::v1::ProviderConfigKey;
+
+    use super::*;
+
+    #[test]
+    fn a_provider_tells_what_it_needs() {
+        let provider = |configured| Provider {
+            provider_id: "openai".to_owned(),
+            display_name: "OpenAI".to_owned(),
+            configured,
+            config_keys: vec![
+                ProviderConfigKey {
+                    key: "OPENAI_API_KEY".to_owned(),
+                    required: true,
+                    ..ProviderConfigKey::default()
+                },
+                ProviderConfigKey { key: "OPENAI_HOST".to_owned(), ..ProviderConfigKey::default() },
+            ],
+            ..Provider::default()
+        };
+        let rows = provider_rows(&[provider(true), provider(false)]);
+        assert_eq!(rows[1], ["openai", "yes", "-", "OpenAI"]);
+        assert_eq!(rows[2], ["openai", "needs OPENAI_API_KEY", "-", "OpenAI"]);
+    }
+}

@@ -1,0 +1,565 @@
+//! `gander run`: one turn, shown as it happens.
+//!
+//! The turn belongs to the daemon, not to this program: leaving does not end it, Ctrl-C asks for its end. Calls that
+//! answer or cancel run beside the stream of events, so that neither waits for the other.
+
+use std::collections::{HashSet, VecDeque};
+
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use gander_client::{Client, ClientError};
+use gander_proto::v1::{
+    CancelTurnRequest, CreateSessionRequest, ErrorReason, GetServerInfoRequest, GetSessionRequest,
+    Interaction, InteractionAnswer, LoadSessionRequest, ModelSelection, Part, RespondToInteractionRequest,
+    RunTurnRequest, Session, SessionEvent, SessionKind, SessionMode, StopReason, Turn, TurnInput, TurnLimits,
+    TurnState, part, session_event::Payload,
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{
+    args::{Mode, RunArgs},
+    ask::{self, Asking, Step},
+    connect::{Connected, Context, Embed, Place},
+    error::{CliError, CliResult, exit},
+    json,
+    output::{Tint, clean, paint},
+    render::{Options, Piece, Renderer},
+    terminal::{self, Lines},
+};
+use crate::daemon::client_environment;
+
+/// How long an engine in this process may take to stop when the person has left already.
+const LEAVE_DEADLINE: std::time::Duration = std::time::Duration::from_secs(2);
+
+pub(super) async fn run(context: &Context, args: RunArgs) -> CliResult<u8> {
+    let input = input(context, &args)?;
+    let model = model(&args)?;
+    let connected = context.connect(Embed::Allowed).await?;
+    let result = Box::pin(turn(context, &args, input, model, &connected)).await;
+    let left = matches!(&result, Ok(exit::LEFT)) || matches!(&result, Err(e) if e.exit == exit::BROKEN_PIPE);
+    if left {
+        let _ = tokio::time::timeout(LEAVE_DEADLINE, connected.close()).await;
+    } else {
+        connected.close().await;
+    }
+    result
+}
+
+/// What to tell the model. `None`: continue.
+fn input(context: &Context, args: &RunArgs) -> CliResult<Option<String>> {
+    let text = match args.prompt.as_slice() {
+        [] if args.session.is_some() => return Ok(None),
+        [] if !context.out.stdin_is_terminal => terminal::read_stdin()?,
+        [] => {
+            return Err(CliError::usage("there is no prompt")
+                .remedy("write for example: gander run \"list the files here\""));
+        }
+        [dash] if dash == "-" => terminal::read_stdin()?,
+        words => words.join(" "),
+    };
+    if text.trim().is_empty() {
+        return Err(CliError::usage("the prompt is empty"));
+    }
+    Ok(Some(text))
+}
+
+fn model(args: &RunArgs) -> CliResult<Option<ModelSelection>> {
+    let (provider_id, model_id) = if args.demo {
+        (gander_model::DEMO_PROVIDER_ID, gander_model::DEMO_MODEL_ID)
+    } else {
+        let Some(text) = args.model.as_deref() else { return Ok(None) };
+        match text.split_once('/') {
+            Some((provider, model)) if !provider.is_empty() && !model.is_empty() => (provider, model),
+            _ => {
+                return Err(CliError::usage(format!("--model: {text:?} is not PROVIDER/MODEL"))
+                    .remedy("write for example openai/gpt-5; `gander provider list` shows the providers"));
+            }
+        }
+    };
+    Ok(Some(ModelSelection {
+        provider_id: provider_id.to_owned(),
+        model_id: model_id.to_owned(),
+        ..ModelSelection::default()
+    }))
+}
+
+fn mode(mode: Mode) -> SessionMode {
+    match mode {
+        Mode::Auto => SessionMode::Auto,
+        Mode::Approve => SessionMode::Approve,
+        Mode::SmartApprove => SessionMode::SmartApprove,
+        Mode::Chat => SessionMode::Chat,
+    }
+}
+
+async fn turn(
+    context: &Context,
+    args: &RunArgs,
+    input: Option<String>,
+    model: Option<ModelSelection>,
+    connected: &Connected,
+) -> CliResult<u8> {
+    let client = &connected.client;
+    let session = match &args.session {
+        Some(id) => load(context, client, id).await?,
+        None => create(context, args, model.clone(), client).await?,
+    };
+    if !args.json && !context.out.quiet {
+        let header = header(client, &session, model.as_ref()).await;
+        context.out.note(&header);
+    }
+    let request = RunTurnRequest {
+        session_id: session.session_id.clone(),
+        turn_id: uuid::Uuid::now_v7().to_string(),
+        input: input.map(|text| TurnInput {
+            parts: vec![Part { body: Some(part::Body::Text(text)), ..Part::default() }],
+            ..TurnInput::default()
+        }),
+        limits: args
+            .max_model_calls
+            .map(|calls| TurnLimits { max_model_calls: Some(calls), ..TurnLimits::default() }),
+        mode: args.mode.filter(|_| args.session.is_some()).map(|m| mode(m) as i32),
+        model: model.filter(|_| args.session.is_some()),
+        ..RunTurnRequest::default()
+    };
+    let mut run = Run {
+        context,
+        client: client.clone(),
+        place: connected.place.clone(),
+        json: args.json,
+        interactive: !args.no_interactive && context.out.stdin_is_terminal && context.out.stderr_is_terminal,
+        session_id: request.session_id.clone(),
+        turn_id: request.turn_id.clone(),
+        renderer: Renderer::new(Options::new(&context.out)),
+        waiting: VecDeque::new(),
+        asking: None,
+        answered: HashSet::new(),
+        lines: Lines::default(),
+        calls: FuturesUnordered::new(),
+        interrupts: 0,
+    };
+    run.follow(request).await
+}
+
+async fn create(
+    context: &Context,
+    args: &RunArgs,
+    model: Option<ModelSelection>,
+    client: &Client,
+) -> CliResult<Session> {
+    let directory = args.cwd.as_deref().map_or_else(|| context.cwd.clone(), |cwd| context.absolute(cwd));
+    let request = CreateSessionRequest {
+        working_directory: path_text(&directory)?,
+        title: args.title.clone().unwrap_or_default(),
+        kind: SessionKind::User as i32,
+        model,
+        mode: args.mode.map(|m| mode(m) as i32),
+        client_environment: client_environment(&context.environment).into_iter().collect(),
+        demo_allowed: true,
+        idempotency_key: uuid::Uuid::now_v7().to_string(),
+        ..CreateSessionRequest::default()
+    };
+    let response = client.sessions().create_session(request).await?.into_inner();
+    response.session.ok_or_else(|| CliError::new("the daemon answered without a session"))
+}
+
+/// Brings a session into memory with this caller's environment.
+async fn load(context: &Context, client: &Client, session_id: &str) -> CliResult<Session> {
+    let request = LoadSessionRequest {
+        session_id: session_id.to_owned(),
+        client_environment: client_environment(&context.environment).into_iter().collect(),
+        ..LoadSessionRequest::default()
+    };
+    client.sessions().load_session(request).await?;
+    let request = GetSessionRequest { session_id: session_id.to_owned() };
+    let session = client.sessions().get_session(request).await?.into_inner().session;
+    session.ok_or_else(|| CliError::new("the daemon answered without a session"))
+}
+
+pub(super) fn path_text(path: &std::path::Path) -> CliResult<String> {
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| {
+        CliError::usage(format!("the directory {} has a name that is not UTF-8", path.display()))
+    })
+}
+
+/// "session ID · model P/M (why)".
+async fn header(client: &Client, session: &Session, wanted: Option<&ModelSelection>) -> String {
+    let name = |model: &ModelSelection| format!("{}/{}", clean(&model.provider_id), clean(&model.model_id));
+    let model = match (wanted, &session.model) {
+        (Some(model), _) => format!("{} (as asked)", name(model)),
+        (None, Some(model)) => format!("{} (this session's)", name(model)),
+        (None, None) => {
+            let info = client.system().get_server_info(GetServerInfoRequest {}).await;
+            let info = info.ok().and_then(|response| response.into_inner().server_info).unwrap_or_default();
+            match &info.default_model {
+                Some(model) => format!("{} ({})", name(model), clean(&info.default_model_reason)),
+                None => "demo (no model is configured: `gander config set GOOSE_PROVIDER …` chooses one)"
+                    .to_owned(),
+            }
+        }
+    };
+    format!("session {} · model {model}", session.session_id)
+}
+
+/// Calls beside the stream.
+enum Reply {
+    Answered { interaction_id: String, result: Result<(), ClientError> },
+    Cancelled(Result<(), ClientError>),
+}
+
+enum Interrupt {
+    Cancel,
+    Leave,
+}
+
+/// Ctrl-C, and the signals that ask a program to go.
+struct Interrupts {
+    int: Signal,
+    term: Signal,
+    hup: Signal,
+}
+
+impl Interrupts {
+    fn new() -> CliResult<Self> {
+        let listen =
+            |kind| signal(kind).map_err(|error| CliError::new(format!("cannot listen for signals: {error}")));
+        Ok(Self {
+            int: listen(SignalKind::interrupt())?,
+            term: listen(SignalKind::terminate())?,
+            hup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Interrupt {
+        tokio::select! {
+            _ = self.int.recv() => Interrupt::Cancel,
+            _ = self.term.recv() => Interrupt::Leave,
+            _ = self.hup.recv() => Interrupt::Leave,
+        }
+    }
+}
+
+/// A turn that is shown.
+struct Run<'a> {
+    context: &'a Context,
+    client: Client,
+    place: Place,
+    json: bool,
+    /// There is a person to ask.
+    interactive: bool,
+    session_id: String,
+    turn_id: String,
+    renderer: Renderer,
+    waiting: VecDeque<Interaction>,
+    asking: Option<Asking>,
+    /// Questions that were answered from here.
+    answered: HashSet<String>,
+    lines: Lines,
+    calls: FuturesUnordered<BoxFuture<'static, Reply>>,
+    interrupts: u32,
+}
+
+impl Run<'_> {
+    async fn follow(&mut self, request: RunTurnRequest) -> CliResult<u8> {
+        let mut interrupts = Interrupts::new()?;
+        let mut events = self.client.run_turn(request);
+        loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok(event)) => {
+                        if let Some(turn) = self.event(&event)? {
+                            return self.ended(&turn);
+                        }
+                    }
+                    Some(Err(error)) => return Err(self.lost(error)),
+                    None => return Err(CliError::new("the stream of events ended before the turn")),
+                },
+                interrupt = interrupts.next() => {
+                    if self.interrupt(&interrupt)? {
+                        return Ok(exit::LEFT);
+                    }
+                }
+                line = self.lines.next(), if self.asking.is_some() => self.line(line)?,
+                Some(reply) = self.calls.next(), if !self.calls.is_empty() => self.reply(reply)?,
+            }
+        }
+    }
+
+    /// Shows an event. Returns the turn when it is its last.
+    fn event(&mut self, event: &SessionEvent) -> CliResult<Option<Turn>> {
+        // Not logged: they say nothing about the session.
+        if matches!(event.payload, Some(Payload::Checkpoint(_) | Payload::StreamClosing(_))) {
+            return Ok(None);
+        }
+        if self.json {
+            self.context.out.line(&json::line(event)?)?;
+        }
+        let ours = event.turn_id == self.turn_id;
+        match &event.payload {
+            Some(Payload::InteractionRequested(requested)) if ours => {
+                if let Some(interaction) = requested.interaction.clone() {
+                    self.requested(event, interaction)?;
+                }
+                return Ok(None);
+            }
+            Some(Payload::InteractionResolved(resolved)) => {
+                self.waiting.retain(|waiting| waiting.interaction_id != resolved.interaction_id);
+                let was_asked =
+                    self.asking.as_ref().is_some_and(|a| a.interaction_id == resolved.interaction_id);
+                if was_asked {
+                    self.asking = None;
+                }
+                if was_asked && !self.answered.contains(&resolved.interaction_id) {
+                    let pieces = self.renderer.resolved_elsewhere(resolved);
+                    self.context.out.chrome("\n");
+                    self.write(pieces)?;
+                }
+                self.ask_next()?;
+            }
+            Some(Payload::TurnEnded(ended)) if ours => return Ok(ended.turn.clone()),
+            _ => {}
+        }
+        if !self.json {
+            let pieces = self.renderer.event(event);
+            self.write(pieces)?;
+        }
+        Ok(None)
+    }
+
+    fn requested(&mut self, event: &SessionEvent, interaction: Interaction) -> CliResult<()> {
+        // A person who is asked must see what about, also with --json; that goes to stderr.
+        if self.interactive || !self.json {
+            let pieces = self.renderer.event(event);
+            self.write(pieces)?;
+        }
+        if self.interactive {
+            self.waiting.push_back(interaction);
+            return self.ask_next();
+        }
+        if let Some(answer) = ask::refusal(&interaction) {
+            let text =
+                "  answered with no: there is nobody to ask (run it in a terminal, or with --mode auto)";
+            let color = self.context.out.stderr_color;
+            self.context.out.chrome(&format!("{}\n", paint(color, Tint::Yellow, text)));
+            self.answer(interaction.interaction_id, answer);
+        }
+        Ok(())
+    }
+
+    /// Asks the next question that waits.
+    fn ask_next(&mut self) -> CliResult<()> {
+        while self.asking.is_none() {
+            let Some(interaction) = self.waiting.pop_front() else { return Ok(()) };
+            self.asking = Asking::new(&interaction);
+            if self.asking.is_some() {
+                self.lines.listen_afresh();
+                self.prompt();
+            }
+        }
+        Ok(())
+    }
+
+    fn prompt(&self) {
+        if let Some(asking) = &self.asking {
+            let color = self.context.out.stderr_color;
+            self.context.out.chrome(&paint(color, Tint::Yellow, &asking.prompt()));
+        }
+    }
+
+    /// A line that was typed; `None` at the end of the input.
+    fn line(&mut self, line: Option<String>) -> CliResult<()> {
+        let Some(line) = line else {
+            // Nobody types any more: whoever else watches may still answer.
+            self.interactive = false;
+            self.asking = None;
+            self.context.out.note(
+                "\n  (the end of the input: the question stays open for other clients; Ctrl-C cancels)",
+            );
+            return Ok(());
+        };
+        let Some(asking) = &mut self.asking else { return Ok(()) };
+        match asking.line(&line) {
+            Step::Ask(text) => {
+                if !text.is_empty() {
+                    self.context.out.chrome(&format!("{text}\n"));
+                }
+                self.prompt();
+            }
+            Step::Answer(answer) => {
+                let interaction_id = asking.interaction_id.clone();
+                self.asking = None;
+                self.answer(interaction_id, answer);
+                self.ask_next()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, interaction_id: String, answer: InteractionAnswer) {
+        self.answered.insert(interaction_id.clone());
+        let request = RespondToInteractionRequest {
+            interaction_id: interaction_id.clone(),
+            answer: Some(answer),
+            session_id: self.session_id.clone(),
+            idempotency_key: String::new(),
+        };
+        let mut interactions = self.client.interactions();
+        let call = async move {
+            let result = interactions.respond_to_interaction(request).await;
+            Reply::Answered { interaction_id, result: result.map(|_| ()).map_err(ClientError::from) }
+        };
+        self.calls.push(call.boxed());
+    }
+
+    fn reply(&mut self, reply: Reply) -> CliResult<()> {
+        match reply {
+            Reply::Answered { result: Ok(()), .. } | Reply::Cancelled(Ok(())) => Ok(()),
+            Reply::Answered { result: Err(error), .. } if error.is(ErrorReason::InteractionResolved) => {
+                let by = error
+                    .metadata
+                    .get("answeredBy")
+                    .map(|by| format!(" ({})", clean(by)))
+                    .unwrap_or_default();
+                let pieces = self.renderer.remark(&format!("someone else answered first{by}"));
+                self.write(pieces)
+            }
+            Reply::Answered { interaction_id, result: Err(error) } => {
+                self.answered.remove(&interaction_id);
+                self.context.out.error(&error.into());
+                Ok(())
+            }
+            Reply::Cancelled(Err(error)) => {
+                self.context.out.error(&error.into());
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns whether to leave.
+    fn interrupt(&mut self, interrupt: &Interrupt) -> CliResult<bool> {
+        let pieces = self.renderer.finish_line();
+        self.write(pieces)?;
+        self.interrupts += 1;
+        if matches!(interrupt, Interrupt::Leave) || self.interrupts > 1 {
+            let text = match self.place {
+                Place::Embedded => {
+                    "left; the engine was in this process, so the turn ends with it".to_owned()
+                }
+                _ => format!("left; the turn goes on: gander session events {} --follow", self.session_id),
+            };
+            self.context.out.note(&text);
+            return Ok(true);
+        }
+        self.context.out.note("\ncancelling the turn; Ctrl-C again leaves at once");
+        let request = CancelTurnRequest {
+            session_id: self.session_id.clone(),
+            turn_id: self.turn_id.clone(),
+            allow_missing: true,
+            idempotency_key: String::new(),
+        };
+        let mut turns = self.client.turns();
+        let call = async move {
+            let result = turns.cancel_turn(request).await;
+            Reply::Cancelled(result.map(|_| ()).map_err(ClientError::from))
+        };
+        self.calls.push(call.boxed());
+        Ok(false)
+    }
+
+    fn ended(&mut self, turn: &Turn) -> CliResult<u8> {
+        if !self.json {
+            let pieces = self.renderer.end(turn);
+            self.write(pieces)?;
+        }
+        match (exit_code(turn), &turn.error) {
+            (exit::ERROR | exit::LIMIT, Some(error)) if turn.state() == TurnState::Failed => {
+                Err(CliError { exit: exit_code(turn), ..CliError::detail(error) })
+            }
+            (exit::ERROR, None) => Err(CliError::new("the turn failed without a reason")),
+            (code, _) => Ok(code),
+        }
+    }
+
+    /// The stream broke for good. The turn does not depend on it.
+    fn lost(&mut self, error: ClientError) -> CliError {
+        let pieces = self.renderer.finish_line();
+        let _ = self.write(pieces);
+        let lost = error.is_transport_loss();
+        let mut error = CliError::from(error);
+        if lost {
+            error.remedy = Some(format!(
+                "nothing that happened is lost: `gander session events {}` shows it, `gander run --session {}` goes on",
+                self.session_id, self.session_id
+            ));
+        }
+        error
+    }
+
+    fn write(&self, pieces: Vec<Piece>) -> CliResult<()> {
+        for piece in pieces {
+            match piece {
+                // JSON is all that stdout gets then.
+                Piece::Answer(_) if self.json => {}
+                Piece::Answer(text) => self.context.out.print(&text)?,
+                Piece::Chrome(text) => self.context.out.chrome(&text),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The exit code of a turn that has ended.
+fn exit_code(turn: &Turn) -> u8 {
+    match turn.state() {
+        TurnState::Completed => match turn.stop_reason() {
+            StopReason::MaxModelCalls | StopReason::Budget | StopReason::MaxOutputTokens => exit::LIMIT,
+            StopReason::EndTurn | StopReason::Refusal | StopReason::Unspecified => exit::OK,
+        },
+        TurnState::Cancelled => exit::CANCELLED,
+        TurnState::Interrupted => exit::INTERRUPTED,
+        _ if turn.error.as_ref().is_some_and(|e| e.reason() == ErrorReason::BudgetExceeded) => exit::LIMIT,
+        _ => exit::ERROR,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gander_proto::v1::ErrorDetail;
+
+    use super::*;
+
+    #[test]
+    fn exit_codes_tell_the_outcome() {
+        use StopReason as Stop;
+        use TurnState as State;
+        for (state, stop, reason, code) in [
+            (State::Completed, Stop::EndTurn, None, 0),
+            (State::Completed, Stop::Refusal, None, 0),
+            (State::Completed, Stop::MaxModelCalls, None, 5),
+            (State::Completed, Stop::Budget, None, 5),
+            (State::Completed, Stop::MaxOutputTokens, None, 5),
+            (State::Cancelled, Stop::Unspecified, None, 3),
+            (State::Interrupted, Stop::Unspecified, None, 4),
+            (State::Failed, Stop::Unspecified, Some(ErrorReason::ProviderUnavailable), 1),
+            (State::Failed, Stop::Unspecified, Some(ErrorReason::BudgetExceeded), 5),
+            (State::Unspecified, Stop::Unspecified, None, 1),
+        ] {
+            let error = reason.map(|reason| ErrorDetail { reason: reason as i32, ..ErrorDetail::default() });
+            let turn = Turn { state: state as i32, stop_reason: stop as i32, error, ..Turn::default() };
+            assert_eq!(exit_code(&turn), code, "{state:?} {stop:?}");
+        }
+    }
+
+    #[test]
+    fn models_are_named_with_their_provider() {
+        let with = |model: &str| RunArgs { model: Some(model.to_owned()), ..RunArgs::default() };
+        let chosen = model(&with("openai/org/model")).unwrap().unwrap();
+        assert_eq!((chosen.provider_id.as_str(), chosen.model_id.as_str()), ("openai", "org/model"));
+        for wrong in ["gpt-5", "/x", "x/", ""] {
+            assert_eq!(model(&with(wrong)).unwrap_err().exit, exit::USAGE, "{wrong:?}");
+        }
+        let demo = model(&RunArgs { demo: true, ..RunArgs::default() }).unwrap().unwrap();
+        assert_eq!(demo.provider_id, "demo");
+        assert_eq!(model(&RunArgs::default()).unwrap(), None);
+    }
+}

@@ -1,0 +1,7 @@
+//! gander: one daemon that owns AI agent sessions and serves them to every client.
+//!
+//! The binary is `src/main.rs`; this library is what it, the tests and embedders are made of.
+
+pub mod cli;
+pub mod daemon;
+pub mod telemetry;
