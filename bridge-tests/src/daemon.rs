@@ -47,7 +47,8 @@ pub fn environment(root: &Path) -> Environment {
 #[must_use]
 pub fn environment_with(root: &Path, more: &[(&str, &str)]) -> Environment {
     let path = std::env::var_os("PATH").and_then(|path| path.into_string().ok()).unwrap_or_default();
-    let own = [("PATH", path), ("HOME", root.join("work").display().to_string()), ("LANG", "C.UTF-8".to_owned())];
+    let own =
+        [("PATH", path), ("HOME", root.join("work").display().to_string()), ("LANG", "C.UTF-8".to_owned())];
     own.into_iter()
         .chain(more.iter().map(|(name, value)| (*name, (*value).to_owned())))
         .map(|(name, value)| (name.to_owned(), value))
@@ -140,7 +141,9 @@ impl TestDaemon {
     /// # Panics
     /// When it cannot connect.
     pub async fn unix(&self) -> Client {
-        soon("a unix connection", connect(Endpoint::unix(&self.ready.socket), None)).await.expect("unix client")
+        soon("a unix connection", connect(Endpoint::unix(&self.ready.socket), None))
+            .await
+            .expect("unix client")
     }
 
     /// A client over TCP with the token.

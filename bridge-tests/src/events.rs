@@ -193,7 +193,8 @@ pub async fn log_after(client: &Client, session_id: &str, after: i64) -> Vec<Ses
             page_size: 1000,
             ..Default::default()
         };
-        let page = soon("ListEvents", client.sessions().list_events(request)).await.expect("a page").into_inner();
+        let page =
+            soon("ListEvents", client.sessions().list_events(request)).await.expect("a page").into_inner();
         events.extend(page.events);
         if page.next_after_sequence >= page.last_sequence {
             return events;
@@ -240,7 +241,12 @@ pub fn assert_same(what: &str, got: &[SessionEvent], wanted: &[SessionEvent]) {
 /// When the sequences do not strictly increase.
 pub fn assert_increasing(what: &str, events: &[SessionEvent]) {
     for pair in events.windows(2) {
-        assert!(pair[0].sequence < pair[1].sequence, "{what}: {} after {}", pair[1].sequence, pair[0].sequence);
+        assert!(
+            pair[0].sequence < pair[1].sequence,
+            "{what}: {} after {}",
+            pair[1].sequence,
+            pair[0].sequence
+        );
     }
 }
 
@@ -274,7 +280,7 @@ pub fn completed_items(events: &[SessionEvent]) -> Vec<pb::Item> {
 #[must_use]
 pub fn tool_calls(events: &[SessionEvent]) -> Vec<pb::ToolCall> {
     let call = |item: pb::Item| match item.body {
-        Some(item::Body::ToolCall(call)) => Some(call),
+        Some(item::Body::ToolCall(call)) => Some(*call),
         _ => None,
     };
     completed_items(events).into_iter().filter_map(call).collect()

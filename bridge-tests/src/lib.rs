@@ -135,4 +135,3 @@ pub fn unique_digits() -> String {
 pub fn unique_word() -> String {
     format!("mark{:032x}", uuid::Uuid::now_v7().as_u128().rotate_left(64))
 }
-

@@ -74,13 +74,15 @@ pub(crate) async fn bare(calls: usize) -> Result<Vec<f64>> {
     let mut command = tokio::process::Command::new(own_executable()?);
     command.arg(ROLE);
     let starting = ().serve(TokioChildProcess::new(command)?);
-    let client = timeout(CALL_DEADLINE, starting).await.context("the echo server did not start in time")??;
+    let client =
+        timeout(CALL_DEADLINE, starting).await.context("the echo server did not start in time")??;
     let arguments: serde_json::Map<String, Value> = serde_json::from_str(ARGUMENTS)?;
     let mut latencies = Vec::with_capacity(calls);
     for number in 0..WARM_UP + calls {
         let call = CallToolRequestParams::new("echo").with_arguments(arguments.clone());
         let started = Instant::now();
-        let result = timeout(CALL_DEADLINE, client.call_tool(call)).await.context("a call took too long")??;
+        let result =
+            timeout(CALL_DEADLINE, client.call_tool(call)).await.context("a call took too long")??;
         if number >= WARM_UP {
             latencies.push(micros(started));
         }
@@ -108,7 +110,8 @@ pub(crate) async fn through_gander(client: &Client, directory: &str, calls: usiz
         ..ListToolsRequest::default()
     };
     let tools = client.tools().list_tools(list).await?.into_inner().tools;
-    let tool = tools.iter().find(|tool| tool.name.ends_with("echo")).context("the session has no echo tool")?;
+    let tool =
+        tools.iter().find(|tool| tool.name.ends_with("echo")).context("the session has no echo tool")?;
     let mut latencies = Vec::with_capacity(calls);
     for number in 0..WARM_UP + calls {
         let request = CallToolRequest {
@@ -118,7 +121,8 @@ pub(crate) async fn through_gander(client: &Client, directory: &str, calls: usiz
             ..CallToolRequest::default()
         };
         let started = Instant::now();
-        let answered = timeout(CALL_DEADLINE, call(client, request)).await.context("a call took too long")??;
+        let answered =
+            timeout(CALL_DEADLINE, call(client, request)).await.context("a call took too long")??;
         if number >= WARM_UP {
             latencies.push(micros(started));
         }

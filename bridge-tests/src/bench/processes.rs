@@ -100,13 +100,14 @@ pub(crate) struct Root {
 }
 
 impl Root {
-    pub(crate) fn new(program: &Path, provider: &str, open_files: &Rlimit) -> Result<Self> {
+    pub(crate) fn new(program: &Path, provider: &str, open_files: Rlimit) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("gander-bench-").tempdir()?;
-        let root = Self { dir, program: program.to_owned(), open_files: open_files.clone() };
+        let root = Self { dir, program: program.to_owned(), open_files };
         root.paths()?.create_dirs()?;
         fs::create_dir(root.working_directory())?;
-        let config =
-            format!("GOOSE_PROVIDER: openai\nGOOSE_MODEL: bench-1-0us\nOPENAI_HOST: {provider}\nextensions: {{}}\n");
+        let config = format!(
+            "GOOSE_PROVIDER: openai\nGOOSE_MODEL: bench-1-0us\nOPENAI_HOST: {provider}\nextensions: {{}}\n"
+        );
         fs::write(root.paths()?.config_file(), config)?;
         Ok(root)
     }
@@ -143,7 +144,7 @@ impl Root {
         let mut command = self.gander(&["serve", "--listen", "127.0.0.1:0"]);
         command.stdout(output.try_clone()?).stderr(output);
         let own = getrlimit(Resource::Nofile);
-        setrlimit(Resource::Nofile, self.open_files.clone())?;
+        setrlimit(Resource::Nofile, self.open_files)?;
         let started = Instant::now();
         let child = command.spawn();
         setrlimit(Resource::Nofile, own)?;
@@ -249,8 +250,9 @@ impl Daemon {
     pub(crate) async fn stop(mut self) -> Result<()> {
         let pid = i32::try_from(self.pid()?).ok().and_then(Pid::from_raw).context("no such process id")?;
         kill_process(pid, Signal::TERM)?;
-        let status =
-            timeout(PROCESS_DEADLINE, self.child.wait()).await.context("the daemon did not stop in time")??;
+        let status = timeout(PROCESS_DEADLINE, self.child.wait())
+            .await
+            .context("the daemon did not stop in time")??;
         ensure!(status.success(), "the daemon ended with {status}; its output:\n{}", self.output());
         Ok(())
     }

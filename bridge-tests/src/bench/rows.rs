@@ -58,7 +58,7 @@ fn value(id: &'static str, floor: Option<f64>, gander: f64) -> Measured {
 
 impl Setup {
     async fn start(bench: &Bench) -> Result<Self> {
-        let root = Root::new(&bench.gander, bench.provider.url(), &bench.open_files)?;
+        let root = Root::new(&bench.gander, bench.provider.url(), bench.open_files)?;
         let daemon = root.serve().await?;
         let setup = Self { root, daemon, direct: Source::direct(bench.provider.url())? };
         let warm_up = load(1, 20, 1000);
@@ -193,7 +193,7 @@ impl Bench {
     /// From the request to the first token, less the same without gander.
     async fn first_token(&self, setup: &Setup) -> Result<Vec<Measured>> {
         let gander = setup.over_tcp().await?;
-        let turns = self.size(50, 50);
+        let turns = 50;
         let mut times = [Vec::with_capacity(turns), Vec::with_capacity(turns)];
         for _ in 0..turns {
             for (source, times) in [&setup.direct, &gander].into_iter().zip(&mut times) {
@@ -236,7 +236,7 @@ impl Bench {
 
     /// Starts on an existing root, as most are, and a command against the last daemon.
     async fn start(&self) -> Result<Vec<Measured>> {
-        let root = Root::new(&self.gander, self.provider.url(), &self.open_files)?;
+        let root = Root::new(&self.gander, self.provider.url(), self.open_files)?;
         root.serve().await?.stop().await?;
         let mut cold = Vec::new();
         for _ in 0..self.size(20, 7) {

@@ -13,8 +13,8 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use futures::StreamExt as _;
 use gander_client::Client;
 use gander_proto::v1::{
-    CreateSessionRequest, ExactSelection, ExtensionConfig, ExtensionSelection, ModelSelection, Part, RunTurnRequest,
-    TurnInput, TurnState, extension_selection::Selection, part::Body, session_event::Payload,
+    CreateSessionRequest, ExactSelection, ExtensionConfig, ExtensionSelection, ModelSelection, Part,
+    RunTurnRequest, TurnInput, TurnState, extension_selection::Selection, part::Body, session_event::Payload,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -150,7 +150,9 @@ pub(crate) async fn create_session(
     let request = CreateSessionRequest {
         working_directory: working_directory.to_owned(),
         title: "benchmark".to_owned(),
-        extensions: Some(ExtensionSelection { selection: Some(Selection::Exactly(ExactSelection { extensions })) }),
+        extensions: Some(ExtensionSelection {
+            selection: Some(Selection::Exactly(ExactSelection { extensions })),
+        }),
         ..CreateSessionRequest::default()
     };
     let created = client.sessions().create_session(request).await?.into_inner();

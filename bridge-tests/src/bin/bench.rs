@@ -102,8 +102,7 @@ fn say(text: &str) {
 
 /// Measures; false when a row could not be. A missed budget is a result and no failure.
 async fn run(cli: &Cli) -> Result<bool> {
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::select! {
         // Dropping the work kills the processes that it owns.
         _ = interrupt.recv() => bail!("interrupted"),

@@ -17,7 +17,12 @@ struct Cancelled {
 }
 
 /// Cancels and waits for the end.
-async fn cancel(client: &Client, stream: &mut EventStream, mut seen: Vec<SessionEvent>, what: &str) -> Cancelled {
+async fn cancel(
+    client: &Client,
+    stream: &mut EventStream,
+    mut seen: Vec<SessionEvent>,
+    what: &str,
+) -> Cancelled {
     let first = seen.iter().find(|event| !event.turn_id.is_empty()).expect("a turn");
     let (session_id, turn_id) = (first.session_id.clone(), first.turn_id.clone());
     let at = Instant::now();
@@ -33,7 +38,8 @@ async fn cancel(client: &Client, stream: &mut EventStream, mut seen: Vec<Session
     let turn = ended[0].clone();
     assert_eq!(turn.state(), TurnState::Cancelled, "{what}");
     assert!(turn.cancelled_by.is_some(), "{what}: it is known who cancelled");
-    let requested = log.iter().filter(|event| matches!(event.payload, Some(Payload::TurnCancelRequested(_)))).count();
+    let requested =
+        log.iter().filter(|event| matches!(event.payload, Some(Payload::TurnCancelRequested(_)))).count();
     assert_eq!(requested, 1, "{what}");
     let started = log.iter().filter_map(|event| match &event.payload {
         Some(Payload::ItemStarted(started)) => started.item.as_ref().map(|item| item.item_id.clone()),
@@ -57,9 +63,12 @@ async fn during_the_model_stream_what_was_said_is_kept() {
     let session_id = events::create(&client, events::bare_session(&daemon.work())).await;
     events::start(&client, &session_id, "slow 5000").await;
     let (mut stream, mut seen) = (events::watch(&client, &session_id, 0), Vec::new());
-    events::until(&mut stream, &mut seen, "some text", |payload| {
-        matches!(payload, Payload::TextDelta(delta) if delta.text.contains("tok-10"))
-    })
+    events::until(
+        &mut stream,
+        &mut seen,
+        "some text",
+        |payload| matches!(payload, Payload::TextDelta(delta) if delta.text.contains("tok-10")),
+    )
     .await;
     let cancelled = cancel(&client, &mut stream, seen, "during the model stream").await;
     let deltas: String = cancelled
@@ -94,9 +103,12 @@ async fn during_a_tool_its_whole_tree_goes() {
     );
     events::start(&client, &session_id, &events::shell(&command)).await;
     let (mut stream, mut seen) = (events::watch(&client, &session_id, 0), Vec::new());
-    events::until(&mut stream, &mut seen, "output", |payload| {
-        matches!(payload, Payload::ToolOutputDelta(delta) if delta.text.contains("started"))
-    })
+    events::until(
+        &mut stream,
+        &mut seen,
+        "output",
+        |payload| matches!(payload, Payload::ToolOutputDelta(delta) if delta.text.contains("started")),
+    )
     .await;
     // Six sleeps, and the shells and supervisor around them.
     processes::appear(&format!("305.{mark}"), 1).await;
@@ -120,7 +132,8 @@ async fn during_parallel_tools_all_of_them_go() {
     let prompt = format!("parallel {} {} {}", one(300), one(301), one(302));
     events::start(&client, &session_id, &prompt).await;
     let (mut stream, mut seen) = (events::watch(&client, &session_id, 0), Vec::new());
-    events::until(&mut stream, &mut seen, "the start", |payload| matches!(payload, Payload::TurnStarted(_))).await;
+    events::until(&mut stream, &mut seen, "the start", |payload| matches!(payload, Payload::TurnStarted(_)))
+        .await;
     for n in 300..303 {
         processes::appear(&format!("{n}.{mark}"), 1).await;
     }
@@ -143,8 +156,10 @@ async fn during_a_question_it_is_voided() {
     let session_id = events::create(&client, request).await;
     events::start(&client, &session_id, &events::shell("touch forbidden")).await;
     let (mut stream, mut seen) = (events::watch(&client, &session_id, 0), Vec::new());
-    events::until(&mut stream, &mut seen, "a question", |payload| matches!(payload, Payload::InteractionRequested(_)))
-        .await;
+    events::until(&mut stream, &mut seen, "a question", |payload| {
+        matches!(payload, Payload::InteractionRequested(_))
+    })
+    .await;
     let cancelled = cancel(&client, &mut stream, seen, "during a question").await;
     let outcomes: Vec<_> = cancelled
         .seen

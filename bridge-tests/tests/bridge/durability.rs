@@ -8,7 +8,7 @@ use std::{
 
 use futures::StreamExt as _;
 use gander_bridge_tests::{
-    ChildDaemon, child, daemon::new_root, eventually, events, pb, processes, unique_digits,
+    ChildDaemon, child, daemon::new_root, events, eventually, pb, processes, unique_digits,
 };
 use gander_client::Client;
 use pb::{ItemState, SessionEvent, ToolCallStatus, TurnState, session_event::Payload};
@@ -65,8 +65,11 @@ struct Round {
 /// One turn of each kind, a different session for each.
 async fn start_turns(client: &Client, sessions: &[String], round: usize) -> Round {
     let mark = unique_digits();
-    let tool = events::shell(&format!("for i in $(seq 40); do echo line $i; sleep 0.01; done; setsid sleep 300.{mark} & sleep 301.{mark}"));
-    let prompts = ["slow 2000".to_owned(), "burst 40000".to_owned(), tool, "parallel list list list".to_owned()];
+    let tool = events::shell(&format!(
+        "for i in $(seq 40); do echo line $i; sleep 0.01; done; setsid sleep 300.{mark} & sleep 301.{mark}"
+    ));
+    let prompts =
+        ["slow 2000".to_owned(), "burst 40000".to_owned(), tool, "parallel list list list".to_owned()];
     let mut turns = Vec::new();
     for (at, session_id) in sessions.iter().enumerate() {
         let prompt = &prompts[(at + round) % prompts.len()];
@@ -95,7 +98,10 @@ async fn kill_9_takes_nothing_back() {
     while kills < ROUNDS && started.elapsed() < TIME {
         let round = start_turns(&client, &sessions, kills).await;
         let enough = total() + rand::rng().random_range(1..600);
-        eventually(Duration::from_secs(10), "events to be seen", || async { (total() >= enough).then_some(()) }).await;
+        eventually(Duration::from_secs(10), "events to be seen", || async {
+            (total() >= enough).then_some(())
+        })
+        .await;
         daemon.kill().await;
         processes::are_gone(&round.mark, Instant::now(), Duration::from_secs(2)).await;
         let before: Vec<_> = watchers.iter().map(Watcher::seen).collect();

@@ -69,7 +69,11 @@ async fn no_byte_of_a_deleted_session_is_left() {
     drop(watch);
     events::check_store(&client).await;
     let (root, _) = daemon.stop(&client, std::time::Duration::ZERO).await;
-    assert_eq!(files::containing(&root.path().join("data"), &mark), Vec::<std::path::PathBuf>::new(), "after the stop");
+    assert_eq!(
+        files::containing(&root.path().join("data"), &mark),
+        Vec::<std::path::PathBuf>::new(),
+        "after the stop"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -103,7 +107,10 @@ async fn a_redacted_item_is_gone_and_nothing_else() {
     assert!(!files::containing(&data, &secret).is_empty());
     let list = pb::ListItemsRequest { session_id: session_id.clone(), ..Default::default() };
     let before = client.sessions().list_items(list.clone()).await.expect("items").into_inner().items;
-    let item = before.iter().find(|item| matches!(item.body, Some(pb::item::Body::UserMessage(_)))).expect("a message");
+    let item = before
+        .iter()
+        .find(|item| matches!(item.body, Some(pb::item::Body::UserMessage(_))))
+        .expect("a message");
     let redact = pb::RedactItemRequest {
         session_id: session_id.clone(),
         item_id: item.item_id.clone(),

@@ -9,7 +9,8 @@ fn key() -> String {
 }
 
 async fn count_sessions(client: &Client) -> usize {
-    let page = client.sessions().list_sessions(pb::ListSessionsRequest::default()).await.expect("ListSessions");
+    let page =
+        client.sessions().list_sessions(pb::ListSessionsRequest::default()).await.expect("ListSessions");
     page.into_inner().sessions.len()
 }
 
@@ -17,8 +18,7 @@ async fn count_sessions(client: &Client) -> usize {
 async fn creating_and_forking() {
     let daemon = TestDaemon::start().await;
     let client = daemon.tcp().await;
-    let request =
-        pb::CreateSessionRequest { idempotency_key: key(), ..events::bare_session(&daemon.work()) };
+    let request = pb::CreateSessionRequest { idempotency_key: key(), ..events::bare_session(&daemon.work()) };
     let first = client.sessions().create_session(request.clone()).await.expect("created").into_inner();
     let again = client.sessions().create_session(request.clone()).await.expect("again").into_inner();
     assert_eq!(first, again, "the same outcome");
@@ -48,8 +48,12 @@ async fn creating_and_forking() {
     assert_eq!(count_sessions(&client).await, 2);
 
     events::complete(&client, &session_id, "say hello").await;
-    let fork =
-        pb::ForkSessionRequest { session_id, title: "copy".into(), idempotency_key: key(), ..Default::default() };
+    let fork = pb::ForkSessionRequest {
+        session_id,
+        title: "copy".into(),
+        idempotency_key: key(),
+        ..Default::default()
+    };
     let one = client.sessions().fork_session(fork.clone()).await.expect("forked").into_inner();
     let two = client.sessions().fork_session(fork.clone()).await.expect("again").into_inner();
     assert_eq!(one, two);
@@ -110,7 +114,7 @@ async fn call(client: &Client, request: pb::CallToolRequest) -> Result<pb::ToolR
         let mut stream = client.tools().call_tool(request).await?.into_inner();
         while let Some(message) = stream.message().await? {
             if let Some(pb::call_tool_response::Payload::Result(result)) = message.payload {
-                return Ok(result);
+                return Ok(*result);
             }
         }
         panic!("the stream ended without a result");
@@ -145,8 +149,7 @@ async fn calling_a_tool() {
 async fn a_key_is_remembered_by_the_next_daemon() {
     let daemon = TestDaemon::start().await;
     let client = daemon.unix().await;
-    let request =
-        pb::CreateSessionRequest { idempotency_key: key(), ..events::bare_session(&daemon.work()) };
+    let request = pb::CreateSessionRequest { idempotency_key: key(), ..events::bare_session(&daemon.work()) };
     let first = client.sessions().create_session(request.clone()).await.expect("created").into_inner();
     let turn = events::turn(&first.session.as_ref().expect("a session").session_id, "say hi");
     client.turns().start_turn(turn.clone()).await.expect("started");

@@ -15,7 +15,8 @@ async fn part(client: &Client, session_id: &str, after: i64, count: usize) -> Ve
         after_sequence: Some(after),
         ..Default::default()
     };
-    let mut stream = soon("WatchSession", client.sessions().watch_session(request)).await.expect("a watch").into_inner();
+    let mut stream =
+        soon("WatchSession", client.sessions().watch_session(request)).await.expect("a watch").into_inner();
     let mut seen = Vec::new();
     soon("events", async {
         while seen.len() < count {
@@ -37,7 +38,8 @@ async fn every_cut_point_gives_the_log() {
     let daemon = TestDaemon::start().await;
     let client = daemon.tcp().await;
     let session_id = events::create(&client, events::new_session(&daemon.work())).await;
-    events::complete(&client, &session_id, "parallel list developer__shell={\"command\":\"echo a; echo b\"}").await;
+    events::complete(&client, &session_id, "parallel list developer__shell={\"command\":\"echo a; echo b\"}")
+        .await;
     let log = events::log(&client, &session_id).await;
     assert!(log.len() > 20, "{} events", log.len());
     for k in 0..=log.len() {
@@ -63,7 +65,8 @@ async fn a_watch_cut_after_every_event_of_a_running_turn_gives_the_log() {
         if next.is_empty() {
             // Caught up: wait for what comes, on a stream that resumes by itself.
             let mut stream = events::watch(&client, &session_id, cursor);
-            let event = events::until(&mut stream, &mut Vec::new(), "the next event", |payload| {
+            let mut until_then = Vec::new();
+            let event = events::until(&mut stream, &mut until_then, "the next event", |payload| {
                 !matches!(payload, Payload::Checkpoint(_))
             });
             seen.push(event.await);
@@ -86,23 +89,24 @@ async fn a_watch_can_leave_out_deltas_and_end_with_a_turn() {
     let client = daemon.tcp().await;
     let session_id = events::create(&client, events::bare_session(&daemon.work())).await;
     let (turn_id, sequence) = events::start(&client, &session_id, "slow 20").await;
-    let options = WatchOptions {
-        after: Some(sequence - 1),
-        exclude_deltas: true,
-        until_turn_ends: turn_id.clone(),
-    };
-    let seen: Vec<_> = soon("the watch to end with the turn", client.watch(&session_id, options).collect::<Vec<_>>())
-        .await
-        .into_iter()
-        .map(|event| event.expect("an event"))
-        .collect();
+    let options =
+        WatchOptions { after: Some(sequence - 1), exclude_deltas: true, until_turn_ends: turn_id.clone() };
+    let seen: Vec<_> =
+        soon("the watch to end with the turn", client.watch(&session_id, options).collect::<Vec<_>>())
+            .await
+            .into_iter()
+            .map(|event| event.expect("an event"))
+            .collect();
     assert!(seen.iter().any(events::is_caught_up), "a watcher is told that it caught up");
     let seen = events::logged(&seen);
-    let ignorable = seen.iter().find(|event| event.ignorable || matches!(event.payload, Some(Payload::TextDelta(_))));
+    let ignorable =
+        seen.iter().find(|event| event.ignorable || matches!(event.payload, Some(Payload::TextDelta(_))));
     assert!(ignorable.is_none(), "{ignorable:?}");
     assert!(matches!(&seen.first().expect("events").payload, Some(Payload::TurnStarted(_))));
     let last = seen.last().expect("events");
-    assert!(matches!(&last.payload, Some(Payload::TurnEnded(ended)) if ended.turn.as_ref().unwrap().turn_id == turn_id));
+    assert!(
+        matches!(&last.payload, Some(Payload::TurnEnded(ended)) if ended.turn.as_ref().unwrap().turn_id == turn_id)
+    );
     let text = events::agent_text(&seen);
     assert!(text.starts_with("[demo model]") && text.contains("tok-20"), "{text}");
     daemon.finish().await;
@@ -117,7 +121,8 @@ async fn dropping_a_turns_stream_does_not_end_it_and_the_same_turn_id_attaches_a
     let mut seen = Vec::new();
     {
         let mut stream = client.run_turn(request.clone());
-        events::until(&mut stream, &mut seen, "a delta", |payload| matches!(payload, Payload::TextDelta(_))).await;
+        events::until(&mut stream, &mut seen, "a delta", |payload| matches!(payload, Payload::TextDelta(_)))
+            .await;
     }
     let cursor = events::logged(&seen).last().expect("events").sequence;
     let again = pb::RunTurnRequest { after_sequence: Some(cursor), ..request.clone() };
@@ -147,7 +152,10 @@ async fn a_snapshot_and_the_events_after_it_are_the_state() {
     let session_id = events::create(&client, events::bare_session(&daemon.work())).await;
     let (turn_id, sequence) = events::start(&client, &session_id, "slow 60").await;
     let mut stream = events::watch(&client, &session_id, sequence);
-    events::until(&mut stream, &mut Vec::new(), "a delta", |payload| matches!(payload, Payload::TextDelta(_))).await;
+    events::until(&mut stream, &mut Vec::new(), "a delta", |payload| {
+        matches!(payload, Payload::TextDelta(_))
+    })
+    .await;
     let request = pb::ListItemsRequest { session_id: session_id.clone(), ..Default::default() };
     let snapshot = client.sessions().list_items(request).await.expect("ListItems").into_inner();
     let growing = snapshot.items.last().expect("items");
@@ -171,7 +179,8 @@ async fn a_snapshot_and_the_events_after_it_are_the_state() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_session_is_unloaded_and_comes_back_from_the_log() {
-    let daemon = TestDaemon::start_with(|options| options.engine.idle_unload = Duration::from_millis(200)).await;
+    let daemon =
+        TestDaemon::start_with(|options| options.engine.idle_unload = Duration::from_millis(200)).await;
     let client = daemon.unix().await;
     let session_id = events::create(&client, events::bare_session(&daemon.work())).await;
     events::complete(&client, &session_id, "say one").await;

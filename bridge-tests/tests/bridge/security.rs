@@ -20,8 +20,11 @@ const WAYS: &[(&str, &str)] = &[
     ("without an environment", "env -i DIAL"),
     ("as a grandchild", "sh -c 'sh -c \"DIAL; true\"'"),
     ("in a session of its own", "setsid --wait DIAL"),
-    ("as an orphan", "(setsid sh -c 'DIAL > said.tmp 2>&1; mv said.tmp said' &); \
-      for i in $(seq 400); do [ -e said ] && break; sleep 0.05; done; cat said; rm said"),
+    (
+        "as an orphan",
+        "(setsid sh -c 'DIAL > said.tmp 2>&1; mv said.tmp said' &); \
+      for i in $(seq 400); do [ -e said ] && break; sleep 0.05; done; cat said; rm said",
+    ),
     ("through a pipe", "true | DIAL | cat"),
 ];
 
@@ -108,7 +111,9 @@ async fn a_tool_has_no_secret_of_the_daemon() {
     assert!(!said.contains("sk-bridge"), "{said}");
     // The file tools do not show the token either.
     let token = daemon.ready().token_file.display().to_string();
-    let events = events::complete(&client, &session_id, &format!("call developer__read {{\"path\": \"{token}\"}}")).await;
+    let events =
+        events::complete(&client, &session_id, &format!("call developer__read {{\"path\": \"{token}\"}}"))
+            .await;
     let call = &events::tool_calls(&events)[0];
     assert!(call.result.as_ref().is_some_and(|result| result.is_error), "{call:?}");
     assert!(!events::result_text(call).contains(daemon.token()));
@@ -120,7 +125,8 @@ async fn a_port_asks_for_the_token() {
     let daemon = TestDaemon::start().await;
     for token in [None, Some("wrong"), Some("")] {
         let client = connect(Endpoint::tcp(daemon.url()), token).await.expect("a connection");
-        let error = events::refused(client.sessions().list_sessions(pb::ListSessionsRequest::default()).await);
+        let error =
+            events::refused(client.sessions().list_sessions(pb::ListSessionsRequest::default()).await);
         assert!(error.is(ErrorReason::TokenInvalid), "{token:?}: {error:?}");
         assert_eq!(error.code, tonic::Code::Unauthenticated);
         let watch = pb::WatchSessionRequest { session_id: "x".into(), ..Default::default() };
@@ -142,7 +148,8 @@ async fn an_open_address_needs_tls() {
         let mut options = daemon::options(root.path());
         options.tcp = Some(address.parse().expect("an address"));
         let serving = serve(options, CancellationToken::new(), |_| panic!("{address} was served"));
-        let error = within(std::time::Duration::from_secs(10), "a refusal", serving).await.expect_err("refused");
+        let error =
+            within(std::time::Duration::from_secs(10), "a refusal", serving).await.expect_err("refused");
         let said = format!("{error:#}").to_lowercase();
         assert!(said.contains("tls"), "the remedy is named: {said}");
     }

@@ -11,7 +11,9 @@ fn decision(kind: pb::PermissionDecision) -> pb::InteractionAnswer {
 }
 
 async fn question(stream: &mut EventStream, seen: &mut Vec<SessionEvent>) -> pb::Interaction {
-    let event = events::until(stream, seen, "a question", |payload| matches!(payload, Payload::InteractionRequested(_)));
+    let event = events::until(stream, seen, "a question", |payload| {
+        matches!(payload, Payload::InteractionRequested(_))
+    });
     match event.await.payload {
         Some(Payload::InteractionRequested(requested)) => requested.interaction.expect("an interaction"),
         other => panic!("{other:?}"),
@@ -19,9 +21,11 @@ async fn question(stream: &mut EventStream, seen: &mut Vec<SessionEvent>) -> pb:
 }
 
 async fn resolution(stream: &mut EventStream, seen: &mut Vec<SessionEvent>) -> pb::InteractionResolved {
-    let event = events::until(stream, seen, "an answer", |payload| matches!(payload, Payload::InteractionResolved(_)));
+    let event = events::until(stream, seen, "an answer", |payload| {
+        matches!(payload, Payload::InteractionResolved(_))
+    });
     match event.await.payload {
-        Some(Payload::InteractionResolved(resolved)) => resolved,
+        Some(Payload::InteractionResolved(resolved)) => *resolved,
         other => panic!("{other:?}"),
     }
 }
@@ -52,10 +56,12 @@ async fn ask_and_answer(asker: &Client, answerer: &Client, directory: &std::path
     let asked = question(&mut two, &mut seen_two).await;
     assert_eq!(asked.state(), pb::InteractionState::Pending);
     let list = pb::ListInteractionsRequest { session_id: session_id.clone(), ..Default::default() };
-    let pending = asker.interactions().list_interactions(list).await.expect("a list").into_inner().interactions;
+    let pending =
+        asker.interactions().list_interactions(list).await.expect("a list").into_inner().interactions;
     assert_eq!(pending.len(), 1);
     let allow = answer(&asked, pb::PermissionDecision::Allow);
-    let given = answerer.interactions().respond_to_interaction(allow.clone()).await.expect("answered").into_inner();
+    let given =
+        answerer.interactions().respond_to_interaction(allow.clone()).await.expect("answered").into_inner();
 
     assert_eq!(question(&mut one, &mut seen_one).await, asked, "the other client was asked the same");
     let resolved = resolution(&mut one, &mut seen_one).await;
@@ -123,7 +129,10 @@ async fn a_refusal_reaches_the_model_and_a_cancel_ends_the_turn() {
         assert_eq!(to_end(&mut stream, &mut seen).await.state(), state);
         let calls = events::tool_calls(&seen);
         let got = calls[0].status();
-        assert!(got == status || (kind == pb::PermissionDecision::Cancel && got == pb::ToolCallStatus::Cancelled), "{got:?}");
+        assert!(
+            got == status || (kind == pb::PermissionDecision::Cancel && got == pb::ToolCallStatus::Cancelled),
+            "{got:?}"
+        );
         assert!(!daemon.work().join("forbidden").exists(), "a refused tool does not run");
     }
     daemon.finish().await;

@@ -68,7 +68,8 @@ async fn a_turn_over_tls() {
     let session_id = events::create(&client, events::new_session(&daemon.work())).await;
     events::complete(&client, &session_id, "list the files here").await;
 
-    let stranger = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate").cert.pem();
+    let stranger =
+        rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate").cert.pem();
     let refused = connect(endpoint(&daemon, &stranger, None), Some(daemon.token())).await;
     assert!(refused.is_err(), "a certificate of a stranger is not trusted");
     let plain = connect(Endpoint::tcp(daemon.url()), Some(daemon.token())).await;

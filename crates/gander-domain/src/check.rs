@@ -85,7 +85,7 @@ impl LogChecker {
                     }
                 }
                 None => {
-                    self.report(seq, "delta_in_item", format!("delta of item {item_id}, which is not open"))
+                    self.report(seq, "delta_in_item", format!("delta of item {item_id}, which is not open"));
                 }
             },
             Payload::InteractionRequested { interaction } => {

@@ -22,6 +22,16 @@ pub use engine::*;
 pub use gander_mcp::{
     CallProgress, PromptArgument, PromptInfo, PromptMessage, PromptResult, ResourceInfo, ResourceTemplateInfo,
 };
+/// Types of this API that live in the crates below: callers need not name those.
+pub mod types {
+    pub use gander_config::{
+        ConfigError, Origin, RuleDecision as ConfigRule, SecretOrigin, SecretStatus, recovery,
+    };
+    pub use gander_formats::extension::{self as extension_format, Entry as ConfiguredEntry};
+    pub use gander_model::{ModelInfo, ProviderConfigKey, ProviderInfo};
+    pub use gander_store::{ArchivedFilter, ListOrder, ListQuery, SearchMessage, SearchQuery};
+}
+
 pub use models::{Models, ResolvedModel, not_configured, setup_error};
 pub use services::{Change, EngineOptions};
 pub use session::{HostAttachment, HostRegistration};

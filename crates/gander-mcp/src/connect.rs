@@ -196,13 +196,13 @@ pub(crate) async fn connect(server: &Server) -> Result<Running, StartError> {
             let connection =
                 connection.map_err(|error| StartError { error, exit_code: None, needs_auth: false })?;
             let wire = Wire::new(BuiltinLink::new(connection), Arc::clone(&shared));
-            within(server, limit, establish(server, wire, shared, limit)).await
+            Box::pin(within(server, limit, establish(server, wire, shared, limit))).await
         }
         ExtensionTransport::StreamableHttp { uri, headers, .. } => {
             let transport =
                 http_transport(server, uri, headers).map_err(|text| failed(server, &text, None))?;
             let wire = Wire::new(transport, Arc::clone(&shared));
-            within(server, limit, establish(server, wire, shared, limit)).await
+            Box::pin(within(server, limit, establish(server, wire, shared, limit))).await
         }
         other => Err(failed(server, &format!("the type {} has no server", other.kind()), None)),
     }

@@ -10,7 +10,6 @@ mod canonical;
 mod complete;
 mod context;
 mod convert;
-mod engine_types;
 pub mod error;
 mod paging;
 mod services;

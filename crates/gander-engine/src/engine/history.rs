@@ -244,10 +244,12 @@ impl Engine {
         commit.contents = contents;
         commit.summary = Some(state.session.clone().into());
         let session = state.session.clone();
+        let slot = self.slot(&session.session_id);
+        // Held until the actor is there: nobody may load a second one in between.
+        let mut actor = slot.write().await;
         let epoch = self.services.store.create_session(commit).await.map_err(|e| store_error(&e))?;
-        let session_id = session.session_id.clone();
-        let handle = self.adopt(state, epoch);
-        *self.slot(&session_id).write().await = Some(handle);
+        *actor = Some(self.adopt(state, epoch));
+        drop(actor);
         Ok((session, references))
     }
 

@@ -119,11 +119,14 @@ impl Engine {
         let record = recorder.record(Some(&session_id), &receipt, session.create_time);
         let (state, commit) = self.first_commit(context, session, SessionOrigin::New, record)?;
         let session = state.session.clone();
+        let slot = self.slot(&session_id);
+        // Held until the actor is there: nobody may load a second one in between.
+        let mut actor = slot.write().await;
         let epoch = self.services.store.create_session(commit).await.map_err(|e| store_error(&e))?;
         self.store_selection(&session_id, &selection).await?;
         self.store_environment(&session_id, &environment).await?;
-        let handle = self.adopt(state, epoch);
-        *self.slot(&session_id).write().await = Some(handle);
+        *actor = Some(self.adopt(state, epoch));
+        drop(actor);
         Ok(Recorded { value: session, sequence: 1 })
     }
 

@@ -1,6 +1,7 @@
 //! ConfigService: values, secrets (write only) and the files' health.
 
 use gander_domain::{ErrorDetail, ErrorReason};
+use gander_engine::types::{ConfigError, Origin, SecretOrigin, SecretStatus, recovery};
 use gander_engine::{Engine, config_error};
 use gander_proto::v1::{self as pb, config_service_server::ConfigService};
 use tonic::{Request, Response, Status};
@@ -8,7 +9,6 @@ use tonic::{Request, Response, Status};
 use crate::{
     Api,
     convert::{At, Violations},
-    engine_types::{ConfigError, Origin, SecretOrigin, SecretStatus, recovery},
     error::{IntoStatus as _, not_implemented},
 };
 

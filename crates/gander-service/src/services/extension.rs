@@ -4,8 +4,9 @@ use gander_domain::{
     ErrorDetail, ErrorReason, SessionId,
     extension::{ExtensionConfig, extension_key},
 };
+use gander_engine::types::ConfiguredEntry;
+use gander_engine::types::extension_format as format;
 use gander_engine::{AddExtension, Engine, config_error};
-use gander_formats::extension as format;
 use gander_proto::v1::{self as pb, extension_service_server::ExtensionService};
 use tonic::{Request, Response, Status};
 
@@ -16,7 +17,6 @@ use crate::{
         At, Violations,
         extension::{Reveal, config_from_pb, config_to_pb, status_to_pb},
     },
-    engine_types::ConfiguredEntry,
     error::{IntoStatus as _, not_implemented},
     watch::Answers,
 };

@@ -2,13 +2,13 @@
 
 use gander_domain::{ErrorDetail, ErrorReason};
 use gander_engine::config_error;
+use gander_engine::types::{ModelInfo, ProviderInfo};
 use gander_proto::v1::{self as pb, provider_service_server::ProviderService};
 use tonic::{Request, Response, Status};
 
 use crate::{
     Api,
     convert::{At, Violations, error_to_pb, int64, or_empty},
-    engine_types::{ModelInfo, ProviderInfo},
     error::{IntoStatus as _, not_implemented},
     watch::Answers,
 };
@@ -157,7 +157,7 @@ fn provider_to_pb(info: &ProviderInfo, configured: bool) -> pb::Provider {
         "agent" => pb::ProviderKind::Agent,
         _ => pb::ProviderKind::Unspecified,
     };
-    let key = |k: &gander_model::ProviderConfigKey| pb::ProviderConfigKey {
+    let key = |k: &gander_engine::types::ProviderConfigKey| pb::ProviderConfigKey {
         key: k.name.clone(),
         required: k.required,
         secret: k.secret,

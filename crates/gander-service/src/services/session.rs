@@ -1,6 +1,7 @@
 //! SessionService.
 
 use gander_domain::{ErrorDetail, ErrorReason, Session, SessionId};
+use gander_engine::types::{ListOrder, SearchMessage, SearchQuery};
 use gander_proto::v1::{self as pb, session_service_server::SessionService};
 use tonic::{Request, Response, Status};
 
@@ -12,7 +13,6 @@ use crate::{
     Api,
     context::incoming,
     convert::{At, Violations, extension, session},
-    engine_types::{ListOrder, SearchMessage, SearchQuery},
     error::{IntoStatus as _, not_implemented},
     paging::{fill, page_size},
     watch::{Answers, Watch},

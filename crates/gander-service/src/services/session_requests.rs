@@ -4,13 +4,11 @@ use gander_domain::{
     ErrorDetail, ErrorReason, Session, SessionId,
     session::{SessionKind, SessionRecipe},
 };
+use gander_engine::types::{ArchivedFilter, ListOrder, ListQuery};
 use gander_engine::{ExtensionSelection, LoadRequest, NewSession, SessionPatch};
 use gander_proto::v1 as pb;
 
-use crate::{
-    convert::{At, Violations, enums, extension, non_empty, session},
-    engine_types::{ArchivedFilter, ListOrder, ListQuery},
-};
+use crate::convert::{At, Violations, enums, extension, non_empty, session};
 
 pub(super) fn new_session(request: pb::CreateSessionRequest) -> Result<NewSession, ErrorDetail> {
     let mut v = Violations::default();

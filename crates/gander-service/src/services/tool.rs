@@ -8,6 +8,7 @@ use gander_domain::{
     permission::{PermissionRule, RememberScope, RuleDecision},
     tool::ToolDefinition,
 };
+use gander_engine::types::ConfigRule;
 use gander_engine::{DirectCall, DirectCallStream, Engine, config_error};
 use gander_proto::v1::{self as pb, tool_service_server::ToolService};
 use pb::call_tool_response::Payload;
@@ -18,7 +19,6 @@ use crate::{
     Api,
     context::incoming,
     convert::{At, Violations, non_empty, tool},
-    engine_types::ConfigRule,
     error::{IntoStatus as _, not_implemented, status},
     paging::{cut_page, page_size},
     watch::Answers,

@@ -3,6 +3,7 @@
 
 mod harness;
 mod hosts;
+mod settings;
 
 use std::{
     sync::{Arc, Mutex},
@@ -171,11 +172,13 @@ async fn an_effect_survives_its_caller() {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     loop {
         let request = pb::GetSessionRequest { session_id: "s1".into() };
-        match h.sessions().get_session(request).await {
-            Ok(found) => break assert!(found.into_inner().session.unwrap().loaded),
-            Err(_) if tokio::time::Instant::now() < deadline => tokio::task::yield_now().await,
-            Err(error) => panic!("{error:?}"),
+        let found = h.sessions().get_session(request).await.ok().and_then(|f| f.into_inner().session);
+        // Loaded is the last step of the creation.
+        if found.is_some_and(|session| session.loaded) {
+            break;
         }
+        assert!(tokio::time::Instant::now() < deadline, "the session should have been created");
+        tokio::task::yield_now().await;
     }
 }
 

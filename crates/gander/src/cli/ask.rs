@@ -365,7 +365,7 @@ mod tests {
         };
         Interaction {
             interaction_id: "i".to_owned(),
-            question: Some(Question::Permission(question)),
+            question: Some(Question::Permission(Box::new(question))),
             ..Interaction::default()
         }
     }

@@ -151,7 +151,10 @@ fn show(
     let text = table(&rows(values, &shown, with_origin), context.out.width, context.out.color);
     context.out.print(&text)?;
     if shown.len() < secrets.len() {
-        context.out.note(&format!("{} known secrets are not set; -v shows their names", secrets.len() - shown.len()));
+        context.out.note(&format!(
+            "{} known secrets are not set; -v shows their names",
+            secrets.len() - shown.len()
+        ));
     }
     Ok(())
 }

@@ -99,13 +99,13 @@ mod tests {
             sequence: 7,
             session_id: "s".to_owned(),
             create_time: Some(prost_types::Timestamp { seconds: 0, nanos: 500_000_000 }),
-            payload: Some(v1::session_event::Payload::TurnEnded(v1::TurnEnded {
+            payload: Some(v1::session_event::Payload::TurnEnded(Box::new(v1::TurnEnded {
                 turn: Some(v1::Turn {
                     turn_id: "t".to_owned(),
                     state: v1::TurnState::Completed as i32,
                     ..v1::Turn::default()
                 }),
-            })),
+            }))),
             ..v1::SessionEvent::default()
         };
         assert_eq!(

@@ -103,9 +103,10 @@ async fn turn(
         Some(id) => load(context, client, id).await?,
         None => create(context, args, model.clone(), client).await?,
     };
+    let mut renderer = Renderer::new(Options::new(&context.out));
     if !args.json && !context.out.quiet {
         let header = header(client, &session, model.as_ref()).await;
-        context.out.note(&header);
+        write(context, false, renderer.remark(&header))?;
     }
     let request = RunTurnRequest {
         session_id: session.session_id.clone(),
@@ -129,7 +130,7 @@ async fn turn(
         interactive: !args.no_interactive && context.out.stdin_is_terminal && context.out.stderr_is_terminal,
         session_id: request.session_id.clone(),
         turn_id: request.turn_id.clone(),
-        renderer: Renderer::new(Options::new(&context.out)),
+        renderer,
         waiting: VecDeque::new(),
         asking: None,
         answered: HashSet::new(),
@@ -437,9 +438,11 @@ impl Run<'_> {
 
     /// Returns whether to leave.
     fn interrupt(&mut self, interrupt: &Interrupt) -> CliResult<bool> {
-        let pieces = self.renderer.finish_line();
-        self.write(pieces)?;
         self.interrupts += 1;
+        if self.context.out.stderr_is_terminal && self.renderer.at_line_start() {
+            // Behind the ^C that the terminal shows.
+            self.context.out.chrome("\n");
+        }
         if matches!(interrupt, Interrupt::Leave) || self.interrupts > 1 {
             let text = match self.place {
                 Place::Embedded => {
@@ -447,10 +450,13 @@ impl Run<'_> {
                 }
                 _ => format!("left; the turn goes on: gander session events {} --follow", self.session_id),
             };
-            self.context.out.note(&text);
+            let mut pieces = self.renderer.finish_line();
+            pieces.extend(self.renderer.remark(&text));
+            self.write(pieces)?;
             return Ok(true);
         }
-        self.context.out.note("\ncancelling the turn; Ctrl-C again leaves at once");
+        let pieces = self.renderer.remark("cancelling the turn; Ctrl-C again leaves at once");
+        self.write(pieces)?;
         let request = CancelTurnRequest {
             session_id: self.session_id.clone(),
             turn_id: self.turn_id.clone(),
@@ -496,16 +502,20 @@ impl Run<'_> {
     }
 
     fn write(&self, pieces: Vec<Piece>) -> CliResult<()> {
-        for piece in pieces {
-            match piece {
-                // JSON is all that stdout gets then.
-                Piece::Answer(_) if self.json => {}
-                Piece::Answer(text) => self.context.out.print(&text)?,
-                Piece::Chrome(text) => self.context.out.chrome(&text),
-            }
-        }
-        Ok(())
+        write(self.context, self.json, pieces)
     }
+}
+
+fn write(context: &Context, json: bool, pieces: Vec<Piece>) -> CliResult<()> {
+    for piece in pieces {
+        match piece {
+            // JSON is all that stdout gets then.
+            Piece::Answer(_) if json => {}
+            Piece::Answer(text) => context.out.print(&text)?,
+            Piece::Chrome(text) => context.out.chrome(&text),
+        }
+    }
+    Ok(())
 }
 
 /// The exit code of a turn that has ended.

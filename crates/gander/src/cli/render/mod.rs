@@ -83,6 +83,7 @@ pub(super) struct Renderer {
     texts: HashMap<String, Growing>,
     tools: HashMap<String, ToolView>,
     last_tool: String,
+    tool_count: usize,
     block: Block,
     /// Whether the answer's last line has no end yet.
     answer_open: bool,
@@ -102,6 +103,7 @@ impl Renderer {
             texts: HashMap::new(),
             tools: HashMap::new(),
             last_tool: String::new(),
+            tool_count: 0,
             block: Block::Nothing,
             answer_open: false,
             chrome_open: false,
@@ -386,7 +388,10 @@ impl Renderer {
                 }
             }
             None => {
-                self.forced_note(Tint::Yellow, "a question of a kind that this version does not know is open");
+                self.forced_note(
+                    Tint::Yellow,
+                    "a question of a kind that this version does not know is open",
+                );
             }
         }
     }
@@ -427,6 +432,11 @@ impl Renderer {
             }
         }
         std::mem::take(&mut self.pieces)
+    }
+
+    /// Whether the next text begins a line, as far as the renderer knows.
+    pub(super) fn at_line_start(&self) -> bool {
+        !self.chrome_open && !(self.answer_open && self.options.joint)
     }
 
     /// Ends an open line, for example before leaving.
@@ -565,10 +575,14 @@ fn ending(turn: &Turn) -> Option<(Tint, String)> {
 /// "1,234 tokens in · 56 out · $0.0012 · 3.2 s".
 pub(super) fn summary(turn: &Turn, seen: &Usage, cost: Option<&Cost>) -> String {
     // The turn's own sum counts, where there is one: a late watcher has not seen all calls.
-    let whole = turn.usage.as_ref().filter(|usage| usage.input_tokens.is_some() || usage.output_tokens.is_some());
+    let whole =
+        turn.usage.as_ref().filter(|usage| usage.input_tokens.is_some() || usage.output_tokens.is_some());
     let mut words = usage_words(whole.unwrap_or(seen));
     if let Some(cost) = cost.filter(|cost| cost.amount_micros > 0) {
         words.push(money(cost));
+    }
+    if words.is_empty() {
+        return String::new();
     }
     if let (Some(start), Some(end)) = (turn.start_time.or(turn.create_time), turn.end_time) {
         let nanos =

@@ -10,7 +10,6 @@ use crate::cli::{
     output::{Cleaner, Tint, clean, cut, human_duration, one_line, paint},
 };
 
-const BAR: &str = "  │ ";
 /// Lines of a result that was not seen live.
 const RESULT_LINES: usize = 12;
 const DIFF_LINES: usize = 200;
@@ -21,7 +20,10 @@ const ARGUMENTS: usize = 600;
 #[derive(Default)]
 pub(super) struct ToolView {
     title: String,
-    announced: bool,
+    /// Place among the calls that were shown, from 1; 0 before.
+    number: usize,
+    /// Ran beside others: its lines carry its number.
+    beside: bool,
     ended: bool,
     live: bool,
     diff_shown: bool,
@@ -116,30 +118,39 @@ impl Renderer {
     }
 
     fn announce(&mut self, item_id: &str, view: &mut ToolView, call: &ToolCall) {
-        if view.announced {
+        if view.number > 0 {
             return;
         }
-        view.announced = true;
+        self.tool_count += 1;
+        view.number = self.tool_count;
+        for other in self.tools.values_mut().filter(|other| other.number > 0 && !other.ended) {
+            other.beside = true;
+            view.beside = true;
+        }
         let title = [&call.title, &call.tool_name, &call.name].into_iter().find(|text| !text.is_empty());
         view.title = one_line(title.map_or("tool", String::as_str), self.options.width.saturating_sub(2));
-        self.title_line(item_id, &view.title.clone());
+        self.title_line(item_id, view);
     }
 
-    fn title_line(&mut self, item_id: &str, title: &str) {
+    fn title_line(&mut self, item_id: &str, view: &ToolView) {
         self.begin(Block::Tool);
         item_id.clone_into(&mut self.last_tool);
         self.chrome_tinted(Tint::Cyan, "●");
         self.chrome(" ");
-        self.chrome_tinted(Tint::Bold, title);
+        if view.beside {
+            self.chrome_tinted(Tint::Dim, &format!("{} ", view.number));
+        }
+        self.chrome_tinted(Tint::Bold, &view.title);
         self.chrome("\n");
     }
 
-    /// Names the call again when another one was shown in between.
+    /// Names the call again when something else was shown in between and its lines alone would not tell.
     fn resume(&mut self, item_id: &str, view: &ToolView) {
-        if self.last_tool == item_id && self.block == Block::Tool {
+        if self.block == Block::Tool && (view.beside || self.last_tool == item_id) {
+            item_id.clone_into(&mut self.last_tool);
             self.begin(Block::Tool);
         } else {
-            self.title_line(item_id, &view.title.clone());
+            self.title_line(item_id, view);
         }
     }
 
@@ -150,12 +161,12 @@ impl Renderer {
         }
         view.lines += 1;
         self.resume(item_id, view);
-        self.barred(line);
+        self.barred(view, line);
     }
 
-    fn barred(&mut self, line: &str) {
-        let line = cut(&line.replace('\t', "    "), self.options.width.saturating_sub(BAR.chars().count()));
-        self.chrome_tinted(Tint::Dim, &format!("{BAR}{line}"));
+    fn barred(&mut self, view: &ToolView, line: &str) {
+        let line = cut(&line.replace('\t', "    "), self.options.width.saturating_sub(4));
+        self.chrome_tinted(Tint::Dim, &format!("{}│ {line}", margin(view)));
         self.chrome("\n");
     }
 
@@ -188,40 +199,47 @@ impl Renderer {
         }
         self.resume(item_id, view);
         let result = call.result.as_ref();
-        if !view.live && !view.diff_shown {
-            self.show_result(result);
+        let ran = !matches!(call.status(), ToolCallStatus::Declined | ToolCallStatus::Invalid);
+        if ran && !view.live && !view.diff_shown {
+            self.show_result(view, result);
         } else if view.hidden > 0 {
-            self.barred(&format!("… {} more lines", view.hidden));
+            self.barred(view, &format!("… {} more lines", view.hidden));
         }
-        let (good, mut words) = outcome(call);
-        if let Some(duration) =
-            result.and_then(|r| r.duration).and_then(|d| std::time::Duration::try_from(d).ok())
+        let (good, mut words) = outcome(call, view.live);
+        if ran
+            && let Some(duration) =
+                result.and_then(|r| r.duration).and_then(|d| std::time::Duration::try_from(d).ok())
         {
             words.push(human_duration(duration));
         }
         let on = self.options.color;
         let mark = if good { paint(on, Tint::Green, "✓") } else { paint(on, Tint::Red, "✗") };
         let tint = if good { Tint::Dim } else { Tint::Red };
-        self.chrome(&format!("  {mark} {}\n", paint(on, tint, &words.join(" · "))));
+        self.chrome(&format!("{}{mark} {}\n", margin(view), paint(on, tint, &words.join(" · "))));
         if let Some(truncated) = result.and_then(|r| r.truncated.as_ref()) {
             let text = format!("the output of {} bytes was cut", truncated.original_bytes);
             self.indented(Tint::Dim, &text);
         }
     }
 
-    fn show_result(&mut self, result: Option<&ToolResult>) {
+    fn show_result(&mut self, view: &ToolView, result: Option<&ToolResult>) {
         let text = result.map(|r| clean(&join(&r.parts))).unwrap_or_default();
         let limit = if self.options.verbose { self.options.output_lines } else { RESULT_LINES };
         let lines: Vec<&str> = text.trim_end().lines().collect();
         // One more line costs as much as the line that tells of it.
         let shown = if lines.len() <= limit + 1 { lines.len() } else { limit };
         for line in lines.iter().take(shown) {
-            self.barred(line);
+            self.barred(view, line);
         }
         if lines.len() > shown {
-            self.barred(&format!("… {} more lines", lines.len() - shown));
+            self.barred(view, &format!("… {} more lines", lines.len() - shown));
         }
     }
+}
+
+/// What stands before the lines of a call.
+fn margin(view: &ToolView) -> String {
+    if view.beside { format!("{:>2} ", view.number) } else { "  ".to_owned() }
 }
 
 fn is_final(status: ToolCallStatus) -> bool {
@@ -238,8 +256,9 @@ fn is_final(status: ToolCallStatus) -> bool {
     )
 }
 
-/// Whether it worked, and the words for it.
-fn outcome(call: &ToolCall) -> (bool, Vec<String>) {
+/// Whether it worked, and the words for it. The last line of a result often says why it failed, and was not seen when
+/// the output was shown as it came.
+fn outcome(call: &ToolCall, live: bool) -> (bool, Vec<String>) {
     use ToolCallStatus as Status;
     let error = call.result.as_ref().and_then(|result| result.error.as_ref());
     let because = |word: &str| match error {
@@ -267,6 +286,13 @@ fn outcome(call: &ToolCall) -> (bool, Vec<String>) {
         Status::TimedOut => because("no answer in time"),
         Status::OutcomeUnknown => {
             "outcome unknown: the daemon stopped while it ran; it is not run again by itself".to_owned()
+        }
+        _ if error.is_none() && live => {
+            let text = call.result.as_ref().map(|result| clean(&join(&result.parts))).unwrap_or_default();
+            match text.trim_end().lines().last() {
+                Some(line) => format!("failed: {}", one_line(line, 300)),
+                None => "failed".to_owned(),
+            }
         }
         _ => because("failed"),
     };

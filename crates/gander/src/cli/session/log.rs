@@ -214,14 +214,15 @@ mod tests {
             ..Item::default()
         };
         let tool = Item {
-            body: Some(item::Body::ToolCall(ToolCall {
+            body: Some(item::Body::ToolCall(Box::new(ToolCall {
                 title: "shell: ls".to_owned(),
                 status: ToolCallStatus::TimedOut as i32,
                 ..ToolCall::default()
-            })),
+            }))),
             ..Item::default()
         };
-        let completed = |item: Item| Some(Payload::ItemCompleted(ItemCompleted { item: Some(item) }));
+        let completed =
+            |item: Item| Some(Payload::ItemCompleted(Box::new(ItemCompleted { item: Some(item) })));
         let ended = Turn { state: TurnState::Completed as i32, ..Turn::default() };
         for (payload, wanted) in [
             (
@@ -231,7 +232,7 @@ mod tests {
             (completed(user), "   12  10:22:03.456  item_completed          user: hi"),
             (completed(tool), "   12  10:22:03.456  item_completed          shell: ls (timed out)"),
             (
-                Some(Payload::TurnEnded(TurnEnded { turn: Some(ended) })),
+                Some(Payload::TurnEnded(Box::new(TurnEnded { turn: Some(ended) }))),
                 "   12  10:22:03.456  turn_ended              completed",
             ),
             (None, "   12  10:22:03.456  (unknown)               of a newer version"),
