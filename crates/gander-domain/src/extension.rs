@@ -29,6 +29,12 @@ pub struct ExtensionConfig {
     /// Command in front of a stdio command (`docker exec -i NAME`).
     pub exec_prefix: Vec<String>,
     pub protocol: ProtocolEra,
+    /// Whether the server may use the session's model.
+    pub sampling: SamplingPolicy,
+    /// What its process may touch; absent = no sandbox.
+    pub sandbox: Option<Sandbox>,
+    /// Whether changed tool definitions are quarantined until somebody approves them.
+    pub pin_definitions: bool,
     /// Fields that this build does not know, JSON object text; kept on every rewrite.
     pub unknown_json: Option<String>,
 }
@@ -87,6 +93,39 @@ pub enum ProtocolEra {
     Auto,
     Legacy,
     Modern,
+}
+
+/// Whether a server may use the session's model (MCP sampling).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SamplingPolicy {
+    #[default]
+    Off,
+    /// Every request is a question to the user.
+    Ask,
+    Allow,
+}
+
+/// What a sandboxed process may touch (Linux).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sandbox {
+    pub mode: SandboxMode,
+    /// Absolute paths that may be written besides what the mode allows.
+    pub writable_paths: Vec<String>,
+    /// Whether the process may open network connections.
+    pub network: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxMode {
+    #[default]
+    Off,
+    /// Nothing but the writable paths.
+    ReadOnly,
+    /// The session's folders and a private temporary folder.
+    WorkspaceWrite,
 }
 
 /// Goose's key of a name: lower case, only letters, digits, `_` and `-` kept.

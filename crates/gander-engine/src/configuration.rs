@@ -204,6 +204,9 @@ fn default_extension() -> Entry {
         env_keys: Vec::new(),
         exec_prefix: Vec::new(),
         protocol: gander_domain::extension::ProtocolEra::Auto,
+        sampling: gander_domain::extension::SamplingPolicy::Off,
+        sandbox: None,
+        pin_definitions: false,
         unknown_json: None,
     };
     Entry { key: "developer".to_owned(), enabled: true, config }

@@ -16,7 +16,7 @@ use gander_process::{Spawner, ToolProcesses};
 use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
 use tokio::sync::mpsc;
 
-use crate::{connect::http_client, events::HostEvent, session::SessionExtensions};
+use crate::{client::SessionClient, connect::http_client, events::HostEvent, session::SessionExtensions};
 
 /// How the host works.
 pub struct HostOptions {
@@ -129,9 +129,10 @@ impl McpHost {
     pub fn open_session(
         self: &Arc<Self>,
         context: SessionContext,
+        client: Arc<dyn SessionClient>,
         events: mpsc::Sender<HostEvent>,
     ) -> Arc<SessionExtensions> {
-        SessionExtensions::open(Arc::clone(self), context, events)
+        SessionExtensions::open(Arc::clone(self), context, client, events)
     }
 
     /// The one HTTP client, made at first use.

@@ -18,6 +18,7 @@
 mod arguments;
 mod calls;
 mod catalog;
+mod client;
 mod config;
 mod connect;
 mod connection;
@@ -31,6 +32,10 @@ mod stderr;
 mod wire;
 
 pub use calls::{CallProgress, CallRequest};
+pub use client::{
+    AuthorizeAnswer, AuthorizeRequest, ElicitAnswer, ElicitKind, ElicitRequest, NoClient, Root,
+    SampleMessage, SampleRequest, SampleResult, SessionClient,
+};
 pub use config::config_hash;
 pub use events::HostEvent;
 pub use host::{BuiltinConnection, BuiltinFactory, HostOptions, McpHost, SessionContext};

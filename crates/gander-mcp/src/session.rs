@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     calls::{self, CallRequest, error_of},
     catalog::{Catalog, Tool},
+    client::SessionClient,
     config,
     connection::Connection,
     events::{self, HostEvent, Outbox},
@@ -45,6 +46,8 @@ struct Entry {
 pub(crate) struct SessionInner {
     host: Arc<McpHost>,
     context: Arc<SessionContext>,
+    /// Whom servers may ask.
+    pub(crate) client: Arc<dyn SessionClient>,
     outbox: Arc<Outbox>,
     entries: Mutex<IndexMap<String, Entry>>,
     catalog: RwLock<Arc<Catalog>>,
@@ -106,6 +109,7 @@ impl SessionExtensions {
     pub(crate) fn open(
         host: Arc<McpHost>,
         context: SessionContext,
+        client: Arc<dyn SessionClient>,
         events: mpsc::Sender<HostEvent>,
     ) -> Arc<Self> {
         let outbox = Arc::new(Outbox::default());
@@ -115,6 +119,7 @@ impl SessionExtensions {
         let inner = SessionInner {
             host,
             context: Arc::new(context),
+            client,
             outbox,
             entries: Mutex::default(),
             catalog: RwLock::default(),

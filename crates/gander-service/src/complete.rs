@@ -7,7 +7,7 @@ use gander_domain::{ErrorDetail, ErrorReason};
 use http::{HeaderMap, Response};
 use tonic::{Code, Status};
 
-use crate::error::status;
+use crate::{MAX_REQUEST_BYTES, error::status};
 
 const STATUS_HEADERS: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
 
@@ -52,7 +52,9 @@ fn completed(headers: &HeaderMap) -> Option<Status> {
         ErrorReason::InvalidField => format!("the request cannot be decoded: {}", bare.message()),
         _ => bare.message().to_owned(),
     };
-    Some(status(&ErrorDetail::new(reason, message)))
+    let detail = ErrorDetail::new(reason, message);
+    let too_large = reason == ErrorReason::MessageTooLarge;
+    Some(status(&if too_large { detail.with("maxBytes", MAX_REQUEST_BYTES) } else { detail }))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! callers: an answer implies that its effect survives `kill -9`.
 
 mod actor;
+mod asks;
 mod close;
 mod core;
 mod handle;

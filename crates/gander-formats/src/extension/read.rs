@@ -66,6 +66,9 @@ fn empty() -> ExtensionConfig {
         env_keys: Vec::new(),
         exec_prefix: Vec::new(),
         protocol: ProtocolEra::Auto,
+        sampling: gander_domain::extension::SamplingPolicy::Off,
+        sandbox: None,
+        pin_definitions: false,
         unknown_json: None,
     }
 }

@@ -145,6 +145,9 @@ fn fields_arrive_where_they_belong() {
             env_keys: vec!["K".into()],
             exec_prefix: vec!["docker".into(), "exec".into()],
             protocol: ProtocolEra::Modern,
+            sampling: gander_domain::extension::SamplingPolicy::Off,
+            sandbox: None,
+            pin_definitions: false,
             unknown_json: Some(r#"{"earlier":2,"later":1}"#.into()),
         }
     );

@@ -64,7 +64,7 @@ impl Session {
             denied_paths: Vec::new(),
         };
         let (sender, events) = mpsc::channel(64);
-        let extensions = McpHost::new(options).open_session(context, sender);
+        let extensions = McpHost::new(options).open_session(context, Arc::new(gander_mcp::NoClient), sender);
         Self { extensions, events, server, directory }
     }
 
@@ -126,6 +126,9 @@ pub fn config(name: &str, transport: ExtensionTransport) -> ExtensionConfig {
         env_keys: Vec::new(),
         exec_prefix: Vec::new(),
         protocol: ProtocolEra::Auto,
+        sampling: gander_domain::extension::SamplingPolicy::Off,
+        sandbox: None,
+        pin_definitions: false,
         unknown_json: None,
     }
 }

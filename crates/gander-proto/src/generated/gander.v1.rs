@@ -3645,7 +3645,7 @@ impl McpProtocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum SamplingMode {
-    /// Not set: as ASK.
+    /// Not set: as DENY.
     Unspecified = 0,
     /// Never; the capability is not declared to it.
     Deny = 1,

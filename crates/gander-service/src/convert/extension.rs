@@ -140,6 +140,9 @@ pub(crate) fn config_from_pb(
         protocol: v
             .optional_enum(&at.field("protocol"), config.protocol, enums::protocol_era_from_pb)
             .unwrap_or_default(),
+        sampling: gander_domain::extension::SamplingPolicy::Off,
+        sandbox: None,
+        pin_definitions: false,
         unknown_json: v.json_object(&at.field("raw_json"), config.raw_json),
     })
 }

@@ -18,7 +18,7 @@ pub(crate) fn item_to_pb(item: &Item) -> pb::Item {
         turn_id: or_empty(item.turn_id.as_ref()),
         message_id: item.message_id.as_str().to_owned(),
         state: enums::item_state_to_pb(item.state),
-        body: Some(body_to_pb(&item.body)),
+        body: (!item.redacted).then(|| body_to_pb(&item.body)),
         incomplete: item.incomplete,
         visibility: Some(visibility_to_pb(item.visibility)),
         origin: enums::origin_to_pb(item.origin),

@@ -250,6 +250,9 @@ pub(super) fn config(transport: ExtensionTransport) -> ExtensionConfig {
         env_keys: vec!["KEY".into()],
         exec_prefix: vec!["docker".into()],
         protocol: ProtocolEra::Modern,
+        sampling: gander_domain::extension::SamplingPolicy::Off,
+        sandbox: None,
+        pin_definitions: false,
         unknown_json: Some("{\"x\":\"hidden\"}".into()),
     }
 }

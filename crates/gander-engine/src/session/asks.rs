@@ -1,0 +1,372 @@
+//! The session as its MCP servers see it: their questions become interactions, their model calls use the session's
+//! model, their tokens are kept with the configuration.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, future::BoxFuture};
+use gander_domain::{
+    ErrorDetail, ErrorReason, Interaction, InteractionId, Item, ItemBody, Part, Payload, Usage,
+    extension::{SamplingPolicy, extension_key},
+    interaction::{
+        Answer, DecisionKind, FormAction, InteractionKind, InteractionOutcome, InteractionState, Resolution,
+        SamplingMessage, UrlPurpose,
+    },
+    item::{AgentMessage, ItemState, Origin, UserMessage, Visibility},
+    usage::UsagePurpose,
+};
+use gander_mcp::{
+    AuthorizeAnswer, AuthorizeRequest, ElicitAnswer, ElicitKind, ElicitRequest, Root, SampleRequest,
+    SampleResult, SessionClient,
+};
+use gander_model::{ModelEvent, ModelRequest, ModelStop};
+
+use super::{core::Core, handle::SessionHandle};
+use crate::{services::Services, source::Mint};
+
+/// How long a form or page waits for an answer: as long as a call may take.
+const ELICIT_EXPIRY: Duration = Duration::from_secs(300);
+const SAMPLING_EXPIRY: Duration = Duration::from_secs(120);
+const OAUTH_EXPIRY: Duration = Duration::from_secs(600);
+/// Longest model call for a server.
+const SAMPLING_DEADLINE: Duration = Duration::from_secs(120);
+/// Tokens that all sampling of one session may use.
+const SAMPLING_BUDGET: u64 = 200_000;
+
+/// One session, asked by its servers.
+pub(super) struct SessionAsks {
+    services: Arc<Services>,
+    session: SessionHandle,
+    roots: Vec<Root>,
+    /// Key → whether it may use the model.
+    sampling: BTreeMap<String, SamplingPolicy>,
+    sampled_tokens: std::sync::atomic::AtomicU64,
+}
+
+impl SessionAsks {
+    pub(super) fn new(
+        services: Arc<Services>,
+        session: SessionHandle,
+        context: &gander_mcp::SessionContext,
+        sampling: BTreeMap<String, SamplingPolicy>,
+    ) -> Self {
+        let folders = std::iter::once(&context.working_directory).chain(&context.additional_directories);
+        let roots = folders.map(|f| Root { uri: file_uri(f), name: name_of(f) }).collect();
+        Self { services, session, roots, sampling, sampled_tokens: std::sync::atomic::AtomicU64::new(0) }
+    }
+
+    /// Asks and waits. When the asker goes away before the answer, the question is withdrawn.
+    async fn ask(&self, kind: InteractionKind, expiry: Duration) -> Option<Resolution> {
+        let source = &self.services.source;
+        let now = source.now();
+        let interaction_id = source.interaction_id();
+        let id = interaction_id.clone();
+        let asked = self.session.edit(move |core| {
+            let interaction = Interaction {
+                interaction_id: id,
+                turn_id: core.state.session.active_turn_id.clone(),
+                item_id: None,
+                kind,
+                state: InteractionState::Pending,
+                create_time: now,
+                expire_time: now.plus(expiry),
+                outcome: None,
+                answer: None,
+                answered_by: None,
+            };
+            Ok(core.ask(interaction))
+        });
+        let receiver = asked.await.ok()?.ok()?.value;
+        let withdraw = Withdraw { asks: self, interaction_id: Some(interaction_id) };
+        let resolution = receiver.await.ok();
+        withdraw.done();
+        resolution
+    }
+
+    async fn model_call(&self, request: &SampleRequest) -> Result<SampleResult, ErrorDetail> {
+        let read =
+            self.session.edit(|core| Ok((core.state.session.model.clone(), core.state.session.demo_allowed)));
+        let gone = |_| super::actor::gone();
+        let (wanted, demo_allowed) = read.await.map_err(gone)??.value;
+        let model = self.services.models.resolve(wanted.as_ref(), demo_allowed)?;
+        let provider_id = model.selection.provider_id.clone();
+        let call = ModelRequest {
+            model_id: model.selection.model_id.clone(),
+            system: request.system_prompt.clone().unwrap_or_default(),
+            items: request.messages.iter().map(|m| Arc::new(self.item(&m.role, &m.parts))).collect(),
+            tools: Vec::new(),
+            temperature_millis: request.temperature_millis,
+            max_output_tokens: Some(request.max_tokens),
+            extra_params_json: None,
+        };
+        let mut result = SampleResult {
+            model_id: model.selection.model_id.clone(),
+            text: String::new(),
+            stop_reason: "endTurn".to_owned(),
+            usage: Usage::default(),
+        };
+        let mut stream = model.provider.stream(call);
+        while let Some(event) = stream.next().await {
+            match event.map_err(|e| e.to_detail(&provider_id))? {
+                ModelEvent::TextDelta(text) => result.text.push_str(&text),
+                ModelEvent::Usage { usage, .. } => result.usage = usage,
+                ModelEvent::Finished { stop, .. } => {
+                    if stop == ModelStop::MaxOutputTokens {
+                        "maxTokens".clone_into(&mut result.stop_reason);
+                    }
+                    return Ok(result);
+                }
+                _ => {}
+            }
+        }
+        Err(ErrorDetail::new(
+            ErrorReason::ProviderStreamTruncated,
+            "the model's reply ended before it was complete",
+        ))
+    }
+
+    fn item(&self, role: &str, parts: &[Part]) -> Item {
+        let source = &self.services.source;
+        let now = source.now();
+        let parts = parts.to_vec();
+        let (body, origin) = if role == "assistant" {
+            (ItemBody::AgentMessage(AgentMessage { parts, demo: false }), Origin::Model)
+        } else {
+            (ItemBody::UserMessage(UserMessage { parts, steered: false }), Origin::Client)
+        };
+        Item {
+            item_id: source.item_id(),
+            turn_id: None,
+            message_id: source.message_id(),
+            body,
+            state: ItemState::Completed,
+            incomplete: false,
+            visibility: Visibility::default(),
+            origin,
+            create_time: now,
+            client_create_time: None,
+            complete_time: Some(now),
+            redacted: false,
+            model_id: None,
+            provider_state_json: None,
+        }
+    }
+
+    /// Counts what a server used, in the session's totals and against its budget.
+    async fn account(&self, usage: Usage) {
+        let used = usage.input_tokens.unwrap_or(0) + usage.output_tokens.unwrap_or(0);
+        self.sampled_tokens.fetch_add(used, std::sync::atomic::Ordering::Relaxed);
+        let _ = self
+            .session
+            .edit(move |core: &mut Core| {
+                let totals = core.state.session.usage.totals.plus(usage);
+                let cost_totals = core.state.session.usage.cost_totals.clone();
+                core.emit(
+                    None,
+                    Payload::UsageReported(gander_domain::event::UsageReport {
+                        purpose: UsagePurpose::Sampling,
+                        call: usage,
+                        session_totals: totals,
+                        context_used_tokens: None,
+                        context_window_tokens: None,
+                        cost: None,
+                        cost_totals,
+                    }),
+                );
+                Ok(())
+            })
+            .await;
+    }
+
+    fn policy(&self, extension_name: &str) -> SamplingPolicy {
+        self.sampling.get(&extension_key(extension_name)).copied().unwrap_or_default()
+    }
+
+    async fn approved(&self, request: &SampleRequest) -> Result<(), ErrorDetail> {
+        let refused = |why: &str| Err(ErrorDetail::new(ErrorReason::CapabilityMissing, why.to_owned()));
+        if self.sampled_tokens.load(std::sync::atomic::Ordering::Relaxed) >= SAMPLING_BUDGET {
+            let text = format!("this session's servers have used their {SAMPLING_BUDGET} tokens of sampling");
+            return Err(ErrorDetail::new(ErrorReason::BudgetExceeded, text));
+        }
+        match self.policy(&request.extension_name) {
+            SamplingPolicy::Off => refused("the configuration does not let this extension use the model"),
+            SamplingPolicy::Allow => Ok(()),
+            SamplingPolicy::Ask => {
+                let messages = request.messages.iter();
+                let kind = InteractionKind::Sampling {
+                    extension_name: request.extension_name.clone(),
+                    messages: messages
+                        .map(|m| SamplingMessage { role: m.role.clone(), parts: m.parts.clone() })
+                        .collect(),
+                    max_tokens: request.max_tokens,
+                };
+                let allowed = self.ask(kind, SAMPLING_EXPIRY).await.is_some_and(|r| allows(&r));
+                if allowed { Ok(()) } else { refused("the user did not allow this use of the model") }
+            }
+        }
+    }
+}
+
+fn allows(resolution: &Resolution) -> bool {
+    match &resolution.answer {
+        Some(Answer::Decision { kind, .. }) => *kind == DecisionKind::Allow,
+        Some(Answer::Option { option_id }) => option_id.starts_with("allow"),
+        _ => false,
+    }
+}
+
+impl SessionClient for SessionAsks {
+    fn elicit(&self, request: ElicitRequest) -> BoxFuture<'_, ElicitAnswer> {
+        Box::pin(async move {
+            let kind = match request.kind {
+                ElicitKind::Form { schema_json } => InteractionKind::ElicitForm {
+                    extension_name: request.extension_name,
+                    message: request.message,
+                    schema_json,
+                },
+                ElicitKind::Url { url } => InteractionKind::OpenUrl {
+                    purpose: UrlPurpose::Elicitation,
+                    extension_name: request.extension_name,
+                    url,
+                    message: request.message,
+                    accepts_callback_url: false,
+                },
+            };
+            match self.ask(kind, ELICIT_EXPIRY).await.and_then(|r| r.answer) {
+                Some(Answer::Form { action: FormAction::Accept, content_json }) => {
+                    ElicitAnswer::Accept { content_json: content_json.or_else(|| Some("{}".to_owned())) }
+                }
+                Some(Answer::Form { action: FormAction::Cancel, .. }) => ElicitAnswer::Cancel,
+                Some(Answer::Url { done: true, .. }) => ElicitAnswer::Accept { content_json: None },
+                _ => ElicitAnswer::Decline,
+            }
+        })
+    }
+
+    fn allows_sampling(&self, extension_name: &str) -> bool {
+        self.policy(extension_name) != SamplingPolicy::Off
+    }
+
+    fn sample(&self, request: SampleRequest) -> BoxFuture<'_, Result<SampleResult, ErrorDetail>> {
+        Box::pin(async move {
+            self.approved(&request).await?;
+            let call = tokio::time::timeout(SAMPLING_DEADLINE, self.model_call(&request)).await;
+            let result = call.unwrap_or_else(|_| {
+                let text = format!("the model did not answer within {} s", SAMPLING_DEADLINE.as_secs());
+                Err(ErrorDetail::new(ErrorReason::ProviderUnavailable, text))
+            })?;
+            self.account(result.usage).await;
+            Ok(result)
+        })
+    }
+
+    fn roots(&self) -> Vec<Root> {
+        self.roots.clone()
+    }
+
+    fn authorize(&self, request: AuthorizeRequest) -> BoxFuture<'_, AuthorizeAnswer> {
+        Box::pin(async move {
+            let kind = InteractionKind::OpenUrl {
+                purpose: UrlPurpose::Oauth,
+                message: format!("{} asks for authorization", request.extension_name),
+                extension_name: request.extension_name,
+                url: request.url,
+                accepts_callback_url: request.accepts_callback_url,
+            };
+            match self.ask(kind, OAUTH_EXPIRY).await.and_then(|r| r.answer) {
+                Some(Answer::Url { done: true, callback_url }) => AuthorizeAnswer::Done { callback_url },
+                _ => AuthorizeAnswer::Declined,
+            }
+        })
+    }
+
+    fn load_credentials(&self, key: &str) -> Option<String> {
+        self.services.config.secret(&credential_name(key)).map(|s| s.expose().to_owned())
+    }
+
+    fn store_credentials(&self, key: &str, body: Option<String>) {
+        let (config, name) = (self.services.config.clone(), credential_name(key));
+        self.services.tasks.spawn_blocking(move || {
+            let stored = match &body {
+                Some(body) => config.set_secret(&name, body).map(|_| ()),
+                None => config.delete_secret(&name).map(|_| ()),
+            };
+            if let Err(error) = stored {
+                tracing::warn!(%error, "the tokens of an MCP server could not be stored");
+            }
+        });
+    }
+}
+
+/// Name of a server's tokens among the secrets: ids of issuer and resource are long and hold other characters.
+fn credential_name(key: &str) -> String {
+    format!("MCP_OAUTH_{}", &crate::content::sha256_hex(key.as_bytes())[..32]).to_uppercase()
+}
+
+/// Withdraws a question whose asker has gone.
+struct Withdraw<'a> {
+    asks: &'a SessionAsks,
+    interaction_id: Option<InteractionId>,
+}
+
+impl Withdraw<'_> {
+    fn done(mut self) {
+        self.interaction_id = None;
+    }
+}
+
+impl Drop for Withdraw<'_> {
+    fn drop(&mut self) {
+        let Some(interaction_id) = self.interaction_id.take() else { return };
+        let session = self.asks.session.clone();
+        self.asks.services.tasks.spawn(async move {
+            let _ = session
+                .edit(move |core: &mut Core| {
+                    let pending = core.state.interactions.get(&interaction_id);
+                    let pending =
+                        pending.filter(|i| i.state == InteractionState::Pending).map(|i| i.turn_id.clone());
+                    if let Some(turn_id) = pending {
+                        core.resolve_interaction(
+                            turn_id,
+                            Resolution {
+                                interaction_id,
+                                outcome: InteractionOutcome::Withdrawn,
+                                answer: None,
+                                answered_by: None,
+                                rule_created: None,
+                            },
+                        );
+                    }
+                    Ok(())
+                })
+                .await;
+        });
+    }
+}
+
+/// `file://` URI of an absolute path; everything but unreserved characters and `/` is percent-encoded.
+fn file_uri(path: &Path) -> String {
+    use std::{fmt::Write as _, os::unix::ffi::OsStrExt as _};
+    path.as_os_str().as_bytes().iter().fold("file://".to_owned(), |mut uri, byte| {
+        if byte.is_ascii_alphanumeric() || b"/-._~".contains(byte) {
+            uri.push(char::from(*byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(uri, "%{byte:02X}");
+        }
+        uri
+    })
+}
+
+fn name_of(path: &Path) -> Option<String> {
+    path.file_name().map(|name| name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_become_uris() {
+        assert_eq!(file_uri(Path::new("/home/a b/ü")), "file:///home/a%20b/%C3%BC");
+    }
+}
