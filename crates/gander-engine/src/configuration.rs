@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gander_config::{ConfigError, ConfigHandle};
 use gander_domain::{
     ErrorDetail, ErrorReason,
-    extension::{ExtensionConfig, ExtensionTransport},
+    extension::{ExtensionConfig, ExtensionTransport, SandboxMode},
     session::ModelSelection,
 };
 use gander_formats::extension::Entry;
@@ -173,12 +173,13 @@ impl Engine {
             _ => (None, None),
         };
         let current = self.config().current();
-        if current.policy().requires_sandbox() {
+        let asked = config.sandbox.as_ref().is_some_and(|s| s.mode != SandboxMode::Off);
+        if asked || current.policy().requires_sandbox() {
             // Fail closed: nothing here can confine a tool yet.
             return Err(ErrorDetail::new(
                 ErrorReason::PolicyDenied,
                 format!(
-                    "the policy demands a sandbox for extensions, which this gander does not have; extension {} was \
+                    "a sandbox is demanded, which this gander does not have yet; extension {} was \
                      not started",
                     config.name
                 ),

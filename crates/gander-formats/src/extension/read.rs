@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use gander_domain::extension::{ExtensionConfig, ExtensionTransport, ProtocolEra, extension_key};
+use gander_domain::extension::{
+    ExtensionConfig, ExtensionTransport, ProtocolEra, SamplingPolicy, Sandbox, SandboxMode, extension_key,
+};
 use serde_json::{Map, Value};
 
 use super::{fields::Fields, secrets::canonical_text, tools, write};
@@ -20,6 +22,9 @@ const COMMON: &[&[&str]] = &[
     &["env_keys"],
     &["exec_prefix"],
     &["protocol"],
+    &["sampling"],
+    &["sandbox"],
+    &["pin_definitions"],
 ];
 
 /// Reads a configuration from an object's fields.
@@ -66,11 +71,46 @@ fn empty() -> ExtensionConfig {
         env_keys: Vec::new(),
         exec_prefix: Vec::new(),
         protocol: ProtocolEra::Auto,
-        sampling: gander_domain::extension::SamplingPolicy::Off,
+        sampling: SamplingPolicy::Off,
         sandbox: None,
         pin_definitions: false,
         unknown_json: None,
     }
+}
+
+/// `sandbox: {mode: read_only|workspace_write|off, writable_paths: [...], network: true|false}`.
+fn sandbox(fields: &mut Fields) -> Result<Option<Sandbox>, FormatError> {
+    let Some(value) = fields.take("sandbox") else { return Ok(None) };
+    let Value::Object(map) = value else {
+        return Err(FormatError::wrong_type(
+            "sandbox",
+            &value,
+            "an object",
+            "write `sandbox: {mode: workspace_write}`",
+        ));
+    };
+    if let Some(unknown) = map.keys().find(|k| !["mode", "writable_paths", "network"].contains(&k.as_str())) {
+        // A misspelt bound must not become no bound.
+        return Err(FormatError::extension(
+            &format!("sandbox.{unknown}"),
+            "not known; the fields are mode, writable_paths and network",
+        ));
+    }
+    let mut fields = Fields(map);
+    let mode = match fields.text("mode")?.as_deref() {
+        Some("off") => SandboxMode::Off,
+        Some("read_only") => SandboxMode::ReadOnly,
+        None | Some("workspace_write") => SandboxMode::WorkspaceWrite,
+        Some(_) => {
+            return Err(FormatError::extension("sandbox.mode", "must be off, read_only or workspace_write"));
+        }
+    };
+    let writable_paths = fields.texts("writable_paths")?;
+    if let Some(path) = writable_paths.iter().find(|p| !p.starts_with('/')) {
+        let message = format!("{path:?} must be an absolute path");
+        return Err(FormatError::extension("sandbox.writable_paths", message));
+    }
+    Ok(Some(Sandbox { mode, writable_paths, network: fields.flag("network")? }))
 }
 
 fn kind(fields: &mut Fields) -> Result<String, FormatError> {
@@ -122,6 +162,14 @@ fn common(fields: &mut Fields, config: &mut ExtensionConfig) -> Result<(), Forma
             ));
         }
     };
+    config.sampling = match fields.text("sampling")?.as_deref() {
+        None | Some("off") => SamplingPolicy::Off,
+        Some("ask") => SamplingPolicy::Ask,
+        Some("allow") => SamplingPolicy::Allow,
+        Some(_) => return Err(FormatError::extension("sampling", "must be off, ask or allow")),
+    };
+    config.sandbox = sandbox(fields)?;
+    config.pin_definitions = fields.flag("pin_definitions")?;
     Ok(())
 }
 

@@ -466,3 +466,26 @@ fn warnings_point_at_fields_without_effect() {
     assert_eq!(warnings(&sse)[0].description, "SSE is unsupported, migrate to streamable_http");
     assert_eq!(warnings(&read(json!({"type": "quantum", "env": 1}))).len(), 1);
 }
+
+#[test]
+fn sampling_sandbox_and_pins_round_trip() {
+    let value = serde_json::json!({
+        "type": "builtin", "name": "developer", "description": "",
+        "sampling": "ask", "pin_definitions": true,
+        "sandbox": {"mode": "read_only", "writable_paths": ["/tmp/x"], "network": true},
+    });
+    let config = from_value(&value).unwrap();
+    assert_eq!(config.sandbox.as_ref().map(|s| s.network), Some(true));
+    assert_eq!(from_value(&to_value(&config)).unwrap(), config);
+    for (field, bad) in [
+        ("sampling", serde_json::json!("sometimes")),
+        ("sandbox", serde_json::json!({"mode": "none"})),
+        ("sandbox", serde_json::json!({"writeable_paths": ["/x"]})),
+        ("sandbox", serde_json::json!({"writable_paths": ["relative"]})),
+    ] {
+        let mut value = value.clone();
+        value[field] = bad.clone();
+        let error = from_value(&value).unwrap_err();
+        assert!(error.to_string().contains(field), "{bad}: {error}");
+    }
+}

@@ -1,6 +1,8 @@
 //! Configuration → document.
 
-use gander_domain::extension::{ExtensionConfig, ExtensionTransport, ProtocolEra};
+use gander_domain::extension::{
+    ExtensionConfig, ExtensionTransport, ProtocolEra, SamplingPolicy, Sandbox, SandboxMode,
+};
 use serde_json::{Map, Value};
 
 use super::{secrets::unknown_fields, tools};
@@ -64,7 +66,31 @@ pub(super) fn common(config: &ExtensionConfig, always: &[&str]) -> Map<String, V
         ProtocolEra::Modern => "modern",
     };
     put("protocol", config.protocol != ProtocolEra::Auto, Value::from(protocol));
+    let sampling = match config.sampling {
+        SamplingPolicy::Off => "off",
+        SamplingPolicy::Ask => "ask",
+        SamplingPolicy::Allow => "allow",
+    };
+    put("sampling", config.sampling != SamplingPolicy::Off, Value::from(sampling));
+    put("sandbox", config.sandbox.is_some(), config.sandbox.as_ref().map_or(Value::Null, sandbox));
+    put("pin_definitions", config.pin_definitions, Value::Bool(true));
     map
+}
+
+fn sandbox(sandbox: &Sandbox) -> Value {
+    let mode = match sandbox.mode {
+        SandboxMode::Off => "off",
+        SandboxMode::ReadOnly => "read_only",
+        SandboxMode::WorkspaceWrite => "workspace_write",
+    };
+    let mut map = Map::from_iter([("mode".to_owned(), Value::from(mode))]);
+    if !sandbox.writable_paths.is_empty() {
+        map.insert("writable_paths".to_owned(), Value::from(sandbox.writable_paths.clone()));
+    }
+    if sandbox.network {
+        map.insert("network".to_owned(), Value::Bool(true));
+    }
+    Value::Object(map)
 }
 
 fn transport(transport: &ExtensionTransport, unknown: &mut Map<String, Value>, map: &mut Map<String, Value>) {

@@ -9,7 +9,7 @@ use gander_domain::{
     ErrorDetail, ErrorReason,
     extension::{
         ExtensionConfig, ExtensionState, ExtensionStateChange, ExtensionStatus, ExtensionSummary,
-        ExtensionTransport, extension_key,
+        ExtensionTransport, SamplingPolicy, Sandbox, SandboxMode, extension_key,
     },
 };
 use gander_proto::v1 as pb;
@@ -47,15 +47,75 @@ pub(crate) fn config_to_pb(config: &ExtensionConfig, reveal: Reveal) -> pb::Exte
         kind: Some(transport_to_pb(&config.transport, reveal)),
         exec_prefix: config.exec_prefix.clone(),
         protocol: enums::protocol_era_to_pb(config.protocol),
-        sampling: None,
-        sandbox: None,
-        pin_definitions: false,
+        sampling: Some(sampling_to_pb(config.sampling)),
+        sandbox: config.sandbox.as_ref().map(sandbox_to_pb),
+        pin_definitions: config.pin_definitions,
         // Fields that this build does not know may hold anything, secrets included.
         raw_json: match reveal {
             Reveal::Values => or_empty(config.unknown_json.as_ref()),
             Reveal::Keys => String::new(),
         },
     }
+}
+
+fn sampling_to_pb(policy: SamplingPolicy) -> pb::SamplingPolicy {
+    let mode = match policy {
+        SamplingPolicy::Off => pb::SamplingMode::Deny,
+        SamplingPolicy::Ask => pb::SamplingMode::Ask,
+        SamplingPolicy::Allow => pb::SamplingMode::Allow,
+    };
+    pb::SamplingPolicy { mode: mode as i32, max_output_tokens: None, max_calls_per_turn: None }
+}
+
+fn sandbox_to_pb(sandbox: &Sandbox) -> pb::ExtensionSandbox {
+    let mode = match sandbox.mode {
+        SandboxMode::Off => pb::SandboxMode::Off,
+        SandboxMode::ReadOnly => pb::SandboxMode::ReadOnly,
+        SandboxMode::WorkspaceWrite => pb::SandboxMode::WorkspaceWrite,
+    };
+    pb::ExtensionSandbox {
+        mode: mode as i32,
+        writable_paths: sandbox.writable_paths.clone(),
+        readable_paths: Vec::new(),
+        allow_network: sandbox.network,
+    }
+}
+
+/// Bounds that this build cannot keep are refused rather than dropped.
+fn sampling_from_pb(policy: Option<pb::SamplingPolicy>, at: &At<'_>, v: &mut Violations) -> SamplingPolicy {
+    let Some(policy) = policy else { return SamplingPolicy::Off };
+    if policy.max_output_tokens.is_some() || policy.max_calls_per_turn.is_some() {
+        v.add(at, "max_output_tokens and max_calls_per_turn are not supported; leave them unset");
+    }
+    match pb::SamplingMode::try_from(policy.mode) {
+        Ok(pb::SamplingMode::Ask) => SamplingPolicy::Ask,
+        Ok(pb::SamplingMode::Allow) => SamplingPolicy::Allow,
+        _ => SamplingPolicy::Off,
+    }
+}
+
+fn sandbox_from_pb(
+    sandbox: Option<pb::ExtensionSandbox>,
+    at: &At<'_>,
+    v: &mut Violations,
+) -> Option<Sandbox> {
+    let sandbox = sandbox?;
+    if !sandbox.readable_paths.is_empty() {
+        v.add(
+            &at.field("readable_paths"),
+            "is not supported; leave it empty, everything but gander's own files is readable",
+        );
+    }
+    if sandbox.writable_paths.iter().any(|p| !p.starts_with('/')) {
+        v.add(&at.field("writable_paths"), "must be absolute paths");
+    }
+    let mode = match pb::SandboxMode::try_from(sandbox.mode) {
+        Ok(pb::SandboxMode::Unspecified | pb::SandboxMode::Off) => return None,
+        Ok(pb::SandboxMode::WorkspaceWrite) => SandboxMode::WorkspaceWrite,
+        // The narrower reading of what this build does not know.
+        Ok(pb::SandboxMode::ReadOnly) | Err(_) => SandboxMode::ReadOnly,
+    };
+    Some(Sandbox { mode, writable_paths: sandbox.writable_paths, network: sandbox.allow_network })
 }
 
 fn transport_to_pb(transport: &ExtensionTransport, reveal: Reveal) -> pb::extension_config::Kind {
@@ -96,23 +156,8 @@ pub(crate) fn config_from_pb(
     at: &At<'_>,
     v: &mut Violations,
 ) -> Option<ExtensionConfig> {
-    // Refused rather than dropped: a client that asks for a sandbox must not get an extension without one.
-    let sandboxed = config.sandbox.as_ref().is_some_and(|s| {
-        !matches!(pb::SandboxMode::try_from(s.mode), Ok(pb::SandboxMode::Unspecified | pb::SandboxMode::Off))
-    });
-    if sandboxed {
-        v.add(&at.field("sandbox"), "is not supported by this build; leave it unset or OFF");
-    }
-    if config.pin_definitions {
-        v.add(&at.field("pin_definitions"), "is not supported by this build; leave it unset");
-    }
-    let samples = config
-        .sampling
-        .as_ref()
-        .is_some_and(|s| pb::SamplingMode::try_from(s.mode) == Ok(pb::SamplingMode::Allow));
-    if samples {
-        v.add(&at.field("sampling"), "ALLOW is not supported by this build; leave it unset");
-    }
+    let sampling = sampling_from_pb(config.sampling, &at.field("sampling"), v);
+    let sandbox = sandbox_from_pb(config.sandbox, &at.field("sandbox"), v);
     let name = v.name(&at.field("name"), config.name);
     if !name.is_empty() && !extension_key(&name).chars().any(|c| c.is_ascii_alphanumeric()) {
         v.add(&at.field("name"), "must have at least one letter or digit, which become the key");
@@ -140,9 +185,9 @@ pub(crate) fn config_from_pb(
         protocol: v
             .optional_enum(&at.field("protocol"), config.protocol, enums::protocol_era_from_pb)
             .unwrap_or_default(),
-        sampling: gander_domain::extension::SamplingPolicy::Off,
-        sandbox: None,
-        pin_definitions: false,
+        sampling,
+        sandbox,
+        pin_definitions: config.pin_definitions,
         unknown_json: v.json_object(&at.field("raw_json"), config.raw_json),
     })
 }

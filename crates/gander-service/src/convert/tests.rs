@@ -203,8 +203,18 @@ fn extension_configs_are_validated() {
     let check = |c: pb::ExtensionConfig| wrong(|v| extension::config_from_pb(c, &At::root("config"), v));
     assert_eq!(check(pb::ExtensionConfig { kind: None, ..base() }), ["config"]);
     assert_eq!(check(pb::ExtensionConfig { name: "--".into(), ..base() }), ["config.name"]);
-    let sandbox = pb::ExtensionSandbox { mode: pb::SandboxMode::ReadOnly as i32, ..Default::default() };
-    assert_eq!(check(pb::ExtensionConfig { sandbox: Some(sandbox), ..base() }), ["config.sandbox"]);
+    let sandbox = pb::ExtensionSandbox {
+        mode: pb::SandboxMode::ReadOnly as i32,
+        writable_paths: vec!["relative".into()],
+        readable_paths: vec!["/usr".into()],
+        allow_network: false,
+    };
+    assert_eq!(
+        check(pb::ExtensionConfig { sandbox: Some(sandbox), ..base() }),
+        ["config.sandbox.readable_paths", "config.sandbox.writable_paths"]
+    );
+    let sampling = pb::SamplingPolicy { max_calls_per_turn: Some(1), ..Default::default() };
+    assert_eq!(check(pb::ExtensionConfig { sampling: Some(sampling), ..base() }), ["config.sampling"]);
     let http = pb::StreamableHttpExtension { uri: "ftp://x".into(), ..Default::default() };
     let kind = Some(pb::extension_config::Kind::StreamableHttp(http));
     assert_eq!(check(pb::ExtensionConfig { kind, ..base() }), ["config.streamable_http.uri"]);
