@@ -14,6 +14,8 @@ use tokio::sync::watch;
 
 /// Events kept in memory per feed.
 const RING_EVENTS: usize = 512;
+/// Events kept while no turn runs: enough for watchers that are a moment behind.
+const IDLE_EVENTS: usize = 16;
 
 /// What watchers are woken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +57,14 @@ impl Feed {
             ring.drain(..excess);
         }
         self.state.send_modify(|s| s.last_sequence = last.sequence);
+    }
+
+    /// Gives memory back when nothing is going on: those who are behind read the store.
+    pub(crate) fn shrink(&self) {
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let excess = ring.len().saturating_sub(IDLE_EVENTS);
+        ring.drain(..excess);
+        ring.shrink_to_fit();
     }
 
     /// Tells watchers of events that were committed before the feed began.

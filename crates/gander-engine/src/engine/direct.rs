@@ -63,23 +63,21 @@ impl Engine {
         };
         self.refuse_when_draining()?;
         let extensions = self.extensions(session_id).await?;
-        let tool = self.find_tool(session_id, &call.name).await?;
+        let tool = match extensions.find_tool(&call.name) {
+            Some(tool) => tool,
+            None => self.find_tool(session_id, &call.name).await?,
+        };
         self.note_start(&recorder, session_id).await?;
         let (progress, inbox) = mpsc::channel(PROGRESS_QUEUE);
         let (sender, result) = oneshot::channel();
         let cancel = CancellationToken::new();
-        let handle = self.handle(session_id).await?;
-        let rules = match handle
-            .edit(|core| {
-                core.direct_calls += 1;
-                Ok(core.state.rules.clone())
-            })
-            .await
-        {
-            Ok(Ok(read)) => read.value,
-            Ok(Err(error)) => return Err(error),
-            Err(_) => return Err(crate::session::gone()),
+        // Nothing on this path waits for a commit of the session: the call's latency is the tool's.
+        let handle = match self.loaded(session_id).await {
+            Some(handle) => handle,
+            None => self.handle(session_id).await?,
         };
+        let guard = handle.begin_call();
+        let rules = handle.rules();
         let run = DirectRun {
             session: handle,
             tool,
@@ -88,7 +86,7 @@ impl Engine {
             } else {
                 call.arguments_json.clone()
             },
-            rules: rules.into_iter().chain(self.services.user_rules()).collect(),
+            rules: rules.iter().cloned().chain(self.services.user_rules()).collect(),
             recorder,
             actor: context.actor.clone(),
             started: self.services.source.now(),
@@ -118,6 +116,7 @@ impl Engine {
                 // The answer first: the audit item is not part of the caller's latency.
                 let _ = sender.send(outcome.clone());
                 run.record(outcome, contents).await;
+                drop(guard);
             }
         });
         Ok(DirectCallStream { progress: inbox, result, _cancel: cancel.drop_guard() })
@@ -136,10 +135,6 @@ impl Engine {
     }
 
     async fn find_tool(&self, session_id: &SessionId, name: &str) -> Result<ToolDefinition, ErrorDetail> {
-        let extensions = self.extensions(session_id).await?;
-        if let Some(tool) = extensions.find_tool(name) {
-            return Ok(tool);
-        }
         let tools = self.list_tools(session_id, None, Some(WAIT_FOR_TOOLS)).await?;
         let mut matching = tools.iter().filter(|t| t.name == name || t.tool_name == name);
         match (matching.next(), matching.next()) {
@@ -231,7 +226,6 @@ impl DirectRun {
         let session = self.session.clone();
         let recorded = session
             .edit(move |core| {
-                core.direct_calls = core.direct_calls.saturating_sub(1);
                 let now = core.now();
                 let receipt = Receipt {
                     sequence: core.state.last_sequence() + 1,

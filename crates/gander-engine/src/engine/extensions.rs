@@ -131,10 +131,7 @@ impl Engine {
         &self,
         session_id: &SessionId,
     ) -> Result<Option<ExtensionPlan>, ErrorDetail> {
-        if let Some(handle) = self.loaded(session_id).await
-            && let Ok(Ok(active)) = handle.edit(|core| Ok(core.extensions.is_some())).await
-            && active.value
-        {
+        if self.loaded(session_id).await.is_some_and(|handle| handle.extensions().is_some()) {
             return Ok(None);
         }
         self.extension_plan(session_id).await.map(Some)
@@ -210,19 +207,12 @@ impl Engine {
         &self,
         session_id: &SessionId,
     ) -> Result<Arc<SessionExtensions>, ErrorDetail> {
-        if let Some(plan) = self.extension_plan_if_inactive(session_id).await? {
-            let active = self.edit(session_id, move |core| Ok(core.ensure_extensions(plan))).await?;
-            return Ok(active.value);
+        if let Some(active) = self.loaded(session_id).await.and_then(|handle| handle.extensions()) {
+            return Ok(active);
         }
-        let active = self.edit(session_id, |core| Ok(core.extensions.clone())).await?.value;
-        match active {
-            Some(extensions) => Ok(extensions),
-            // They were dropped in between: start them anew.
-            None => {
-                let plan = self.extension_plan(session_id).await?;
-                Ok(self.edit(session_id, move |core| Ok(core.ensure_extensions(plan))).await?.value)
-            }
-        }
+        let plan = self.extension_plan(session_id).await?;
+        let active = self.edit(session_id, move |core| Ok(core.ensure_extensions(plan))).await?;
+        Ok(active.value)
     }
 
     /// Live statuses of the session's extensions; starts them.
@@ -403,7 +393,7 @@ impl Engine {
 impl Core {
     /// Ends the session's extensions; the next use starts them anew. Not logged: nothing about the session changed.
     pub(crate) fn drop_extensions(&mut self) {
-        if let Some(extensions) = self.extensions.take() {
+        if let Some(extensions) = self.take_extensions() {
             let deadline = self.services.options.extension_stop_timeout;
             self.services.tasks.spawn(async move { extensions.shutdown(deadline).await });
         }

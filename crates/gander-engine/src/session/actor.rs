@@ -1,7 +1,7 @@
 //! The loop of a session actor: run what is queued, commit once, publish, answer.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
     time::Instant,
 };
 
@@ -37,11 +37,7 @@ pub(crate) struct SpawnSession {
 /// Starts the actor. It has closed what a stopped daemon left open before it takes its first command.
 pub(crate) fn spawn(start: SpawnSession) -> SessionHandle {
     let (mailbox, inbox) = mpsc::channel(MAILBOX);
-    let shared = Arc::new(Shared {
-        feed: start.feed,
-        summary: Mutex::new(Arc::new(start.state.session.clone())),
-        live: Mutex::new(Liveness { live: true, since: Instant::now() }),
-    });
+    let shared = Arc::new(Shared::new(start.feed, &start.state.session));
     let handle = SessionHandle { mailbox, shared };
     let span = tracing::info_span!("session", session_id = %handle.session_id());
     let tasks = start.services.tasks.clone();
@@ -160,6 +156,9 @@ impl Actor {
     fn publish_liveness(&self) {
         let mut live = self.core.me.shared.live.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.core.is_live();
+        if live.live && !now {
+            self.core.me.shared.feed.shrink();
+        }
         if now || live.live {
             *live = Liveness { live: now, since: Instant::now() };
         }
@@ -181,7 +180,7 @@ impl Actor {
     async fn close(&mut self) {
         debug!("session unloaded");
         self.core.stop_turn();
-        if let Some(extensions) = self.core.extensions.take() {
+        if let Some(extensions) = self.core.take_extensions() {
             extensions.shutdown(self.core.services.options.extension_stop_timeout).await;
         }
     }
@@ -197,6 +196,10 @@ async fn sleep_until(deadline: Option<Instant>) {
 impl Core {
     fn publish_summary(&self, summary: Arc<gander_domain::Session>) {
         *self.me.shared.summary.lock().unwrap_or_else(PoisonError::into_inner) = summary;
+        let rules = &mut *self.me.shared.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        if **rules != *self.state.rules {
+            *rules = self.state.rules.clone().into();
+        }
         self.services.announce(Change::Session(self.session_id().clone()));
         self.services.index_interactions(self.session_id(), &self.state);
     }

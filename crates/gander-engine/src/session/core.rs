@@ -70,8 +70,6 @@ pub(crate) struct Core {
     pub(crate) extensions: Option<Arc<SessionExtensions>>,
     pub(super) host: Option<HostSlot>,
     pub(super) host_calls: HashMap<HostCallId, OpenHostCall>,
-    /// Direct calls (`CallTool`) in flight.
-    pub(crate) direct_calls: usize,
     /// When deltas up to a sequence may be dropped.
     pub(super) drop_deltas: Option<(Instant, Sequence)>,
 }
@@ -95,7 +93,6 @@ impl Core {
             extensions: None,
             host: None,
             host_calls: HashMap::new(),
-            direct_calls: 0,
             drop_deltas: None,
         }
     }
@@ -177,7 +174,7 @@ impl Core {
         self.running.is_some()
             || !self.queued.is_empty()
             || self.host.is_some()
-            || self.direct_calls > 0
+            || self.me.shared.direct_calls.load(std::sync::atomic::Ordering::Acquire) > 0
             || self.state.session.pending_interaction_count > 0
     }
 
@@ -200,9 +197,23 @@ impl Core {
         let extensions = self.services.mcp.open_session(plan.context, Arc::new(client), events);
         self.services.tasks.spawn(super::actor::pump_extension_events(inbox, self.me.clone()));
         self.extensions = Some(extensions.clone());
+        self.show_extensions();
         for planned in plan.extensions {
             self.activate(&extensions, planned);
         }
+        extensions
+    }
+
+    /// Tells those who do not ask the actor which extensions are active.
+    fn show_extensions(&self) {
+        let mut shown = self.me.shared.extensions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        shown.clone_from(&self.extensions);
+    }
+
+    /// The extensions, which are not the session's any more.
+    pub(crate) fn take_extensions(&mut self) -> Option<Arc<SessionExtensions>> {
+        let extensions = self.extensions.take();
+        self.show_extensions();
         extensions
     }
 

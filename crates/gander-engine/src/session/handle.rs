@@ -1,8 +1,17 @@
 //! Handles: how everyone else talks to a session actor.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
 
-use gander_domain::{ErrorDetail, Payload, Sequence, Session, SessionId, TurnId, turn::TurnOutcome};
+use gander_domain::{
+    ErrorDetail, Payload, Sequence, Session, SessionId, TurnId, permission::PermissionRule, turn::TurnOutcome,
+};
+use gander_mcp::SessionExtensions;
 use gander_store::NewContent;
 use tokio::sync::{mpsc, oneshot};
 
@@ -52,12 +61,46 @@ pub(super) struct Shared {
     pub(super) summary: Mutex<Arc<Session>>,
     /// Whether the session must not be unloaded, and since when it has been idle.
     pub(super) live: Mutex<Liveness>,
+    /// The session's extensions while they are active.
+    pub(super) extensions: Mutex<Option<Arc<SessionExtensions>>>,
+    /// Rules that answers created for the rest of the session, as of the last commit.
+    pub(super) rules: Mutex<Arc<[PermissionRule]>>,
+    /// Direct calls (`CallTool`) in flight.
+    pub(super) direct_calls: AtomicUsize,
+}
+
+impl Shared {
+    pub(super) fn new(feed: Arc<Feed>, session: &Session) -> Self {
+        Self {
+            feed,
+            summary: Mutex::new(Arc::new(session.clone())),
+            live: Mutex::new(Liveness { live: true, since: Instant::now() }),
+            extensions: Mutex::default(),
+            rules: Mutex::new(Arc::from([])),
+            direct_calls: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// Keeps the session loaded while a direct call runs.
+pub(crate) struct CallGuard(Arc<Shared>);
+
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        lock(&self.0.live).since = Instant::now();
+        self.0.direct_calls.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What the locks guard is replaced as a whole and always usable.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Liveness {
     pub(super) live: bool,
-    pub(super) since: std::time::Instant,
+    pub(super) since: Instant,
 }
 
 impl SessionHandle {
@@ -67,15 +110,32 @@ impl SessionHandle {
 
     /// The session as of the last commit.
     pub(crate) fn summary(&self) -> Session {
-        let mut session = (**self.shared.summary.lock().unwrap_or_else(PoisonError::into_inner)).clone();
+        let mut session = (**lock(&self.shared.summary)).clone();
         session.last_sequence = session.last_sequence.max(self.shared.feed.state().last_sequence);
         session
     }
 
     /// For how long the session has had nothing to do; `None` while it is live.
     pub(crate) fn idle_for(&self) -> Option<std::time::Duration> {
-        let live = *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner);
-        (!live.live).then(|| live.since.elapsed())
+        let live = *lock(&self.shared.live);
+        let idle = !live.live && self.shared.direct_calls.load(Ordering::Acquire) == 0;
+        idle.then(|| live.since.elapsed())
+    }
+
+    /// The session's extensions, if they are active.
+    pub(crate) fn extensions(&self) -> Option<Arc<SessionExtensions>> {
+        lock(&self.shared.extensions).clone()
+    }
+
+    /// Rules of the session, as of the last commit.
+    pub(crate) fn rules(&self) -> Arc<[PermissionRule]> {
+        lock(&self.shared.rules).clone()
+    }
+
+    /// Notes that a direct call runs.
+    pub(crate) fn begin_call(&self) -> CallGuard {
+        self.shared.direct_calls.fetch_add(1, Ordering::AcqRel);
+        CallGuard(self.shared.clone())
     }
 
     /// Whether the actor still takes commands.

@@ -56,13 +56,11 @@ impl BuiltinFactory for Builtins {
     }
     fn connect(&self, name: &str, context: &SessionContext) -> Result<BuiltinConnection, ErrorDetail> {
         let builtin = BuiltinContext {
-            working_directory: context.working_directory.clone(),
             additional_directories: context.additional_directories.clone(),
             environment: context.environment.clone(),
-            data_dir: context.data_dir.clone(),
             spawner: Spawner::new(None, ToolProcesses::default()),
-            allow_outside: false,
             denied_paths: context.denied_paths.clone(),
+            ..BuiltinContext::new(&context.working_directory, &context.data_dir)
         };
         let server = gander_builtin::serve_in_process(name, builtin)
             .ok_or_else(|| ErrorDetail::new(ErrorReason::ExtensionTypeUnsupported, "unknown builtin"))?;

@@ -92,7 +92,7 @@ fn sandbox(fields: &mut Fields) -> Result<Option<Sandbox>, FormatError> {
     if let Some(unknown) = map.keys().find(|k| !["mode", "writable_paths", "network"].contains(&k.as_str())) {
         // A misspelt bound must not become no bound.
         return Err(FormatError::extension(
-            &format!("sandbox.{unknown}"),
+            format!("sandbox.{unknown}"),
             "not known; the fields are mode, writable_paths and network",
         ));
     }

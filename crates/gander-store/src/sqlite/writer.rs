@@ -1,5 +1,5 @@
-//! The hybrid writer: a caller commits inline when the database is free and the last commit is a gap ago, else the writer
-//! thread commits everything queued one gap after the last commit.
+//! The hybrid writer: a caller commits inline when the database is free and it has credit (one commit per gap, a few
+//! saved up), else the writer thread commits everything queued one gap after the last commit.
 //!
 //! Work leaves the queue only under the database lock, so its order is the order of submission. A batch is one
 //! transaction; work that is refused does not disturb the rest of its batch. Results are told after the commit.
@@ -28,8 +28,11 @@ use super::{
 };
 use crate::{StoreError, StoreResult};
 
-/// Pause between the commits of the writer thread, and what a caller must wait to commit inline.
+/// Pause between the commits of the writer thread; also the time in which callers earn one inline commit.
 const COMMIT_GAP: Duration = Duration::from_millis(1);
+/// Inline commits that may follow each other at once: the few steps of a turn's start or of one call do not wait, a
+/// burst soon does.
+const INLINE_CREDIT: u32 = 4;
 /// Events per transaction: larger batches make everyone wait.
 const MAX_BATCH_EVENTS: usize = 256;
 /// More than this is left to the writer thread, so that no task's worker is blocked for long.
@@ -59,13 +62,32 @@ pub(super) struct Db {
     pub(super) conn: Option<Connection>,
     pub(super) cache: Cache,
     last_commit: Option<Instant>,
+    /// When the credit for inline commits would be zero: the further in the past, the more may follow at once.
+    credit_from: Option<Instant>,
     /// From the owner row; another value there means that another daemon has taken the directory.
     instance_epoch: i64,
 }
 
 impl Db {
     pub(super) fn new(conn: Connection, instance_epoch: i64) -> Self {
-        Self { conn: Some(conn), cache: Cache::default(), last_commit: None, instance_epoch }
+        Self {
+            conn: Some(conn),
+            cache: Cache::default(),
+            last_commit: None,
+            credit_from: None,
+            instance_epoch,
+        }
+    }
+}
+
+impl Db {
+    /// Takes the credit for one inline commit, if there is any.
+    fn take_credit(&mut self, now: Instant) -> bool {
+        let oldest = now.checked_sub(COMMIT_GAP * INLINE_CREDIT).unwrap_or(now);
+        let from = self.credit_from.map_or(oldest, |from| from.max(oldest));
+        let has = now.duration_since(from) >= COMMIT_GAP;
+        self.credit_from = Some(if has { from + COMMIT_GAP } else { from });
+        has
     }
 }
 
@@ -132,8 +154,8 @@ impl Writer {
     /// Commits what is queued at once if nobody else does and the gap has passed; else leaves it to the thread.
     fn kick(&self) {
         if let Ok(mut db) = self.db.try_lock()
-            && db.last_commit.is_none_or(|at| at.elapsed() >= COMMIT_GAP)
             && lock(&self.queue).bytes <= MAX_INLINE_BYTES
+            && db.take_credit(Instant::now())
         {
             self.run_batch(&mut db);
         }
@@ -149,13 +171,20 @@ impl Writer {
             if let Some(wait) = last.and_then(|at| COMMIT_GAP.checked_sub(at.elapsed())) {
                 std::thread::sleep(wait);
             }
-            while self.run_batch(&mut lock(&self.db)) > 0 {
+            while self.run_batch_of_thread() > 0 {
                 // Mutexes are not fair: without a pause the upkeep would wait for the end of a burst.
                 if self.yield_db.load(Relaxed) {
                     std::thread::sleep(Duration::from_micros(100));
                 }
             }
         }
+    }
+
+    fn run_batch_of_thread(&self) -> usize {
+        let mut db = lock(&self.db);
+        // The thread's commits use up the credit as well, else a burst would see both.
+        db.take_credit(Instant::now());
+        self.run_batch(&mut db)
     }
 
     fn wait_for_work(&self) -> bool {
