@@ -289,3 +289,6 @@ fn item_text(item: &Item) -> String {
         ItemBody::ToolCall(_) | ItemBody::Notice(_) => String::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -150,7 +150,6 @@ impl SessionState {
         self.session.last_sequence = event.sequence;
         match &event.payload {
             Payload::SessionCreated { .. }
-            | Payload::ModelCallStarted { .. }
             | Payload::ModelRetryScheduled { .. }
             | Payload::ToolOutputDelta { .. }
             | Payload::ToolProgress(_)
@@ -159,6 +158,11 @@ impl SessionState {
             | Payload::ResourceUpdated { .. }
             | Payload::ExtensionNotification { .. }
             | Payload::StatusNoted { .. } => {}
+            Payload::ModelCallStarted { .. } => {
+                if let Some(turn) = self.turn_mut(event.turn_id.as_ref()) {
+                    turn.model_calls += 1;
+                }
+            }
             Payload::SessionUpdated { session, changed_fields, .. } => {
                 self.update_settings(session);
                 if changed_fields
@@ -218,6 +222,9 @@ impl SessionState {
                 }
             }
             Payload::UsageReported(report) => {
+                if let Some(turn) = self.turn_mut(event.turn_id.as_ref()) {
+                    turn.usage = turn.usage.plus(report.call);
+                }
                 self.session.usage.totals = report.session_totals;
                 self.session.usage.cost_totals.clone_from(&report.cost_totals);
                 if report.purpose == crate::usage::UsagePurpose::Turn {
@@ -227,6 +234,11 @@ impl SessionState {
                 }
             }
         }
+    }
+
+    fn turn_mut(&mut self, turn_id: Option<&TurnId>) -> Option<&mut Turn> {
+        let id = turn_id?;
+        self.turns.iter_mut().rev().find(|t| t.turn_id == *id)
     }
 
     fn update_settings(&mut self, new: &Session) {

@@ -40,6 +40,7 @@ impl Core {
         self.close_open(Some(turn_id), cut);
         let mut turn: Turn = self.state.turn(turn_id).cloned().unwrap_or(turn);
         turn.end_time = Some(self.now());
+        turn.last_sequence = self.state.last_sequence() + 1;
         match outcome {
             TurnOutcome::Completed(reason) => {
                 turn.state = TurnState::Completed;

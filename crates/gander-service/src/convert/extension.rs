@@ -323,7 +323,11 @@ fn cause_to_pb(cause: &str, state: ExtensionState) -> (i32, Option<pb::ErrorDeta
 pub(crate) fn state_change_to_pb(change: &ExtensionStateChange) -> pb::ExtensionStateChanged {
     let (cause, error) = cause_to_pb(&change.cause, change.to);
     pb::ExtensionStateChanged {
-        extension: Some(pb::ExtensionSummary { key: change.key.clone(), ..Default::default() }),
+        extension: Some(pb::ExtensionSummary {
+            key: change.key.clone(),
+            name: change.key.clone(),
+            ..Default::default()
+        }),
         old_state: change.from.map_or(0, enums::extension_state_to_pb),
         new_state: enums::extension_state_to_pb(change.to),
         cause,

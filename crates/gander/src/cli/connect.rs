@@ -94,15 +94,16 @@ impl Context {
 
     /// The daemon that was named or that runs for this root; `None` if none runs or `--embed` was given.
     pub(super) async fn running(&self) -> CliResult<Option<Connected>> {
+        // Before --server, which may come from the environment.
+        if self.global.embed {
+            return Ok(None);
+        }
         if let Some(server) = &self.global.server {
             let client = self.client(self.endpoint(server)?, self.token(server)?).await.map_err(|error| {
                 let message = format!("cannot reach {server}: {}", error.message);
                 CliError { message, ..error }
             })?;
             return Ok(Some(Connected { client, place: Place::Server(server.clone()), embedded: None }));
-        }
-        if self.global.embed {
-            return Ok(None);
         }
         let Some(endpoint) = daemon::find_running(&self.paths()?).await else { return Ok(None) };
         let client = self.client(endpoint, None).await?;

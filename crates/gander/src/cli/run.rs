@@ -310,7 +310,9 @@ impl Run<'_> {
                 if was_asked {
                     self.asking = None;
                 }
-                if was_asked && !self.answered.contains(&resolved.interaction_id) {
+                // Who cancelled the turn knows why the question is gone.
+                let expected = self.answered.contains(&resolved.interaction_id) || self.interrupts > 0;
+                if was_asked && !expected {
                     let pieces = self.renderer.resolved_elsewhere(resolved);
                     self.context.out.chrome("\n");
                     self.write(pieces)?;

@@ -16,9 +16,6 @@ const LISTEN_KEY: &str = "gander.listen";
 const DEFAULT_LISTEN: &str = "127.0.0.1:7717";
 
 pub(super) async fn serve(context: &Context, args: ServeArgs) -> CliResult<u8> {
-    if context.global.server.is_some() || context.global.embed {
-        return Err(CliError::usage("--server and --embed have no meaning for `serve`"));
-    }
     let mut options = context.daemon_options();
     options.tcp = if args.no_tcp { None } else { Some(listen_address(context, args.listen)?) };
     options.admin = args.admin;

@@ -19,6 +19,9 @@ use super::{
 };
 use crate::daemon::client_environment;
 
+/// How long extensions of the session may take to start, in seconds.
+const WAIT_FOR_EXTENSIONS: i64 = 10;
+
 pub(super) async fn tool(context: &Context, command: ToolCommand) -> CliResult<u8> {
     let connected = context.connect(Embed::Allowed).await?;
     let result = Box::pin(in_session(context, &connected, command)).await;
@@ -78,7 +81,11 @@ async fn hidden_session(context: &Context, client: &Client) -> CliResult<String>
 
 async fn tools(client: &Client, session_id: &str) -> CliResult<Vec<ToolDefinition>> {
     let mut tools = Vec::new();
-    let mut request = ListToolsRequest { session_id: session_id.to_owned(), ..ListToolsRequest::default() };
+    let mut request = ListToolsRequest {
+        session_id: session_id.to_owned(),
+        wait_for_extensions: Some(prost_types::Duration { seconds: WAIT_FOR_EXTENSIONS, nanos: 0 }),
+        ..ListToolsRequest::default()
+    };
     loop {
         let page = client.tools().list_tools(request.clone()).await?.into_inner();
         tools.extend(page.tools);

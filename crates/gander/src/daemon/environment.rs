@@ -62,9 +62,15 @@ pub fn client_environment(environment: &Environment) -> BTreeMap<String, String>
         |name: &str| CLIENT_NAMES.contains(&name) || name.starts_with("LC_") || name.starts_with("XDG_");
     environment
         .iter()
-        .filter(|(name, _)| listed(name) && !is_secret_name(name))
+        .filter(|(name, value)| listed(name) && !is_secret_name(name) && !has_credentials(value))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
+}
+
+/// Whether a value is a URL with a user or password in it, as proxies' addresses may be.
+fn has_credentials(value: &str) -> bool {
+    let authority = value.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or_default());
+    authority.is_some_and(|authority| authority.contains('@'))
 }
 
 /// What tools of sessions without a client's environment get: the daemon's own, without secrets and own settings.
@@ -72,7 +78,7 @@ pub fn tool_environment(environment: &Environment) -> BTreeMap<String, String> {
     let own = |name: &str| name.starts_with("GANDER_") || name.starts_with("GOOSE_");
     environment
         .iter()
-        .filter(|(name, _)| !is_secret_name(name) && !own(name))
+        .filter(|(name, value)| !is_secret_name(name) && !own(name) && !has_credentials(value))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
 }
@@ -88,13 +94,15 @@ mod tests {
             ("LC_ALL", "C"),
             ("OPENAI_API_KEY", "sk"),
             ("GITHUB_TOKEN", "gh"),
+            ("HTTPS_PROXY", "http://me:secret@proxy:8080"),
+            ("http_proxy", "http://proxy:8080/a@b"),
             ("GOOSE_PROVIDER", "openai"),
             ("MY_SETTING", "1"),
         ]
         .into_iter()
         .collect();
         let names = |map: BTreeMap<String, String>| map.into_keys().collect::<Vec<_>>();
-        assert_eq!(names(client_environment(&environment)), ["LC_ALL", "PATH"]);
-        assert_eq!(names(tool_environment(&environment)), ["LC_ALL", "MY_SETTING", "PATH"]);
+        assert_eq!(names(client_environment(&environment)), ["LC_ALL", "PATH", "http_proxy"]);
+        assert_eq!(names(tool_environment(&environment)), ["LC_ALL", "MY_SETTING", "PATH", "http_proxy"]);
     }
 }

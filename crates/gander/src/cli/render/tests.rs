@@ -1,6 +1,6 @@
 use gander_proto::v1::{
-    FileDiff, ItemCompleted, ItemStarted, PermissionQuestion, TextDelta, ThoughtDelta, ToolCall,
-    ToolCallStatus, ToolCallUpdated, ToolOutputDelta, ToolResult, Visibility,
+    FileDiff, ItemCompleted, ItemStarted, PermissionQuestion, StopReason, TextDelta, ThoughtDelta, ToolCall,
+    ToolCallStatus, ToolCallUpdated, ToolOutputDelta, ToolResult, TurnState, Visibility,
 };
 use prost_types::{Duration as ProtoDuration, Timestamp};
 

@@ -200,7 +200,9 @@ impl Renderer {
         self.resume(item_id, view);
         let result = call.result.as_ref();
         let ran = !matches!(call.status(), ToolCallStatus::Declined | ToolCallStatus::Invalid);
-        if ran && !view.live && !view.diff_shown {
+        // What a cancelled call did was seen as it came; its result is only told to the model.
+        let tells = ran && call.status() != ToolCallStatus::Cancelled;
+        if tells && !view.live && !view.diff_shown {
             self.show_result(view, result);
         } else if view.hidden > 0 {
             self.barred(view, &format!("… {} more lines", view.hidden));
