@@ -14,7 +14,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     let folder = args.next().ok_or("the folder to work in is missing")?;
     let data = args.next().ok_or("the folder for data is missing")?;
-    let mut context = BuiltinContext::new(std::fs::canonicalize(folder)?, data);
+    let mut context = BuiltinContext::new(std::fs::canonicalize(folder)?, &data);
+    context.global_memory_dir = Some(std::path::Path::new(&data).join("memory"));
     context.environment.insert("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned());
     let program = std::env::current_exe()?.to_string_lossy().into_owned();
     context.spawner = Spawner::new(Some(vec![program, "supervise".to_owned()]), ToolProcesses::new());

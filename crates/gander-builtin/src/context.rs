@@ -1,8 +1,10 @@
 //! Everything that a builtin server may know and do.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use gander_process::Spawner;
+
+use crate::hooks::{ExtensionManager, MemoryState, StateStore};
 
 /// The folder below [`BuiltinContext::data_dir`] that holds the output of commands which was too long for a result.
 /// Tools may read it even where `data_dir` itself is denied; nothing else may be kept there.
@@ -27,10 +29,18 @@ pub struct BuiltinContext {
     /// Files and folders that no tool may read, list, search or change: the daemon's own. They need not exist.
     /// This binds the file tools; what a command can reach is up to the operating system.
     pub denied_paths: Vec<PathBuf>,
+    /// Absolute. Where `memory` keeps what holds for all projects of the user: the folder `memory` of the config
+    /// directory. It need not exist. Without it only memories of the project can be kept.
+    pub global_memory_dir: Option<PathBuf>,
+    /// Where builtins keep what belongs to the session.
+    pub state: Arc<dyn StateStore>,
+    /// What `extensionmanager` works on. Without it its tools say that there is no session to manage.
+    pub manager: Option<Arc<dyn ExtensionManager>>,
 }
 
 impl BuiltinContext {
-    /// A context with an empty environment that runs commands without a supervisor and denies nothing.
+    /// A context with an empty environment that runs commands without a supervisor and denies nothing, has no global
+    /// memories and no extensions to manage, and forgets its state when it is dropped.
     #[must_use]
     pub fn new(working_directory: impl Into<PathBuf>, data_dir: impl Into<PathBuf>) -> Self {
         Self {
@@ -41,6 +51,9 @@ impl BuiltinContext {
             spawner: Spawner::default(),
             allow_outside: false,
             denied_paths: Vec::new(),
+            global_memory_dir: None,
+            state: Arc::new(MemoryState::default()),
+            manager: None,
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     context::{BuiltinContext, OUTPUT_DIRECTORY},
-    developer::ToolError,
+    server::ToolError,
 };
 
 /// What a tool wants to do with a path.

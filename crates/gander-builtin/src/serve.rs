@@ -28,6 +28,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     context::BuiltinContext,
     developer::{self, Developer},
+    extensionmanager::{self, Extensions},
+    memory::{self, Memory},
+    server::Server,
+    todo::{self, Todo},
 };
 
 /// Messages that may wait in one direction before the sender does.
@@ -56,6 +60,9 @@ impl std::fmt::Display for ServeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unknown(name) => {
+                if let Some(reason) = crate::known_elsewhere(name) {
+                    return f.write_str(reason);
+                }
                 let known: Vec<&str> = crate::catalogue().iter().map(|info| info.name).collect();
                 write!(f, "there is no builtin extension {name:?}; there is: {}", known.join(", "))
             }
@@ -119,15 +126,15 @@ impl std::fmt::Debug for InProcess {
 /// tokio runtime. `None` if there is no such builtin.
 #[must_use]
 pub fn serve_in_process(name: &str, context: BuiltinContext) -> Option<InProcess> {
-    let developer = start(name, context)?;
+    let server = start(name, context)?;
     let (client_sender, server_receiver) = mpsc::channel::<ClientJsonRpcMessage>(CHANNEL_CAPACITY);
     let (server_sender, client_receiver) = mpsc::channel::<ServerJsonRpcMessage>(CHANNEL_CAPACITY);
-    let incoming = cancel_at_end(server_receiver, developer.closing());
+    let incoming = cancel_at_end(server_receiver, server.closing());
     let transport = (server_sender.sink_map_err(io::Error::other), incoming);
     Some(InProcess {
         sender: Box::pin(client_sender.sink_map_err(io::Error::other)),
         receiver: Box::pin(client_receiver),
-        server: spawn(developer, transport),
+        server: spawn(server, transport),
     })
 }
 
@@ -139,9 +146,9 @@ where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + Unpin + 'static,
 {
-    let developer = start(name, context)?;
-    let reader = CancelAtEof { inner: reader, end: developer.closing() };
-    Some(spawn(developer, (reader, writer)))
+    let server = start(name, context)?;
+    let reader = CancelAtEof { inner: reader, end: server.closing() };
+    Some(spawn(server, (reader, writer)))
 }
 
 /// Runs the builtin server `name` on this process's stdin and stdout until stdin ends.
@@ -149,12 +156,12 @@ where
 /// # Errors
 /// [`ServeError`].
 pub async fn serve_stdio(name: &str, context: BuiltinContext) -> Result<(), ServeError> {
-    let developer = start(name, context).ok_or_else(|| ServeError::Unknown(name.to_owned()))?;
-    let (stop, closing) = (CancellationToken::new(), developer.closing());
+    let server = start(name, context).ok_or_else(|| ServeError::Unknown(name.to_owned()))?;
+    let (stop, closing) = (CancellationToken::new(), server.closing());
     let end = CancellationToken::new();
     let (reader, writer) = rmcp::transport::stdio();
     let reader = CancelAtEof { inner: reader, end: end.clone() };
-    let run = run(developer, (reader, writer), stop);
+    let run = run(server, (reader, writer), stop);
     let grace = async {
         end.cancelled().await;
         tokio::time::sleep(STDIN_GRACE).await;
@@ -167,18 +174,24 @@ pub async fn serve_stdio(name: &str, context: BuiltinContext) -> Result<(), Serv
     }
 }
 
-fn start(name: &str, context: BuiltinContext) -> Option<Developer> {
-    (name == developer::NAME).then(|| Developer::new(context))
+fn start(name: &str, context: BuiltinContext) -> Option<Server> {
+    Some(match name {
+        developer::NAME => Server::new(|closing| Developer::new(context, closing)),
+        memory::NAME => Server::new(|closing| Memory::new(&context, closing)),
+        todo::NAME => Server::new(|closing| Todo::new(&context, closing)),
+        extensionmanager::NAME => Server::new(|closing| Extensions::new(&context, closing)),
+        _ => return None,
+    })
 }
 
-fn spawn<T, E, A>(developer: Developer, transport: T) -> BuiltinServer
+fn spawn<T, E, A>(server: Server, transport: T) -> BuiltinServer
 where
     T: IntoTransport<RoleServer, E, A> + Send + 'static,
     E: std::error::Error + Send + Sync + 'static,
     A: 'static,
 {
     let stop = CancellationToken::new();
-    let run = run(developer, transport, stop.clone());
+    let run = run(server, transport, stop.clone());
     let task = tokio::spawn(async move {
         if let Err(error) = run.await {
             tracing::debug!(%error, "builtin server ended");
@@ -188,13 +201,13 @@ where
 }
 
 /// Serves until the client is gone or `stop` is cancelled, then waits for the calls that are still cleaning up.
-async fn run<T, E, A>(developer: Developer, transport: T, stop: CancellationToken) -> Result<(), ServeError>
+async fn run<T, E, A>(server: Server, transport: T, stop: CancellationToken) -> Result<(), ServeError>
 where
     T: IntoTransport<RoleServer, E, A>,
     E: std::error::Error + Send + Sync + 'static,
 {
-    let (closing, calls) = (developer.closing(), developer.calls());
-    let serve = developer.serve_with_ct(transport, stop.child_token());
+    let (closing, calls) = (server.closing(), server.calls());
+    let serve = server.serve_with_ct(transport, stop.child_token());
     let running = tokio::select! {
         running = serve => running.map_err(|error| ServeError::Handshake(error.to_string()))?,
         () = stop.cancelled() => return Ok(()),

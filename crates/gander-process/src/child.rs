@@ -26,7 +26,8 @@ use crate::{
     GRACE,
     exit::Exit,
     registry::{ToolGuard, ToolProcesses},
-    supervise::CONTROL_OPTION,
+    sandbox::{Plan, SandboxSpec, sandbox_support},
+    supervise::{CONTROL_OPTION, SANDBOX_OPTION},
     tree::{self, ProcessId},
 };
 
@@ -105,6 +106,30 @@ pub enum SpawnError {
         /// Why.
         source: io::Error,
     },
+    /// A sandbox was asked for and this system has none, or not a whole one.
+    #[error("the sandbox is not available (Landlock ABI {}): {remedy}",
+        landlock_abi.map_or_else(|| "none".to_owned(), |abi| abi.to_string()))]
+    SandboxUnavailable {
+        /// What the kernel has.
+        landlock_abi: Option<u32>,
+        /// What is missing and what to do.
+        remedy: &'static str,
+    },
+    /// A sandbox was asked for and there is no supervisor that could set it up.
+    #[error(
+        "a sandbox needs the supervisor, and this program starts commands without one; turn the sandbox off"
+    )]
+    SandboxNeedsSupervisor,
+    /// A path of the sandbox makes no sense.
+    #[error("the sandbox's {field} path {}: {problem}", path.display())]
+    SandboxPath {
+        /// Which field of [`SandboxSpec`].
+        field: &'static str,
+        /// The path as given.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
 }
 
 /// Finds `program` as the shell would: as a path (relative to `directory`) if it contains `/`, else in the `PATH` of
@@ -160,12 +185,27 @@ impl Spawner {
     /// [`SpawnError`]; nothing runs then. Under a supervisor a program that exists but cannot be executed shows as
     /// exit code 126 instead, with the reason on stderr.
     pub fn spawn(&self, spec: &SpawnSpec) -> Result<SupervisedChild, SpawnError> {
+        self.spawn_sandboxed(spec, None)
+    }
+
+    /// Like [`Self::spawn`], in a sandbox. `None` is no sandbox.
+    ///
+    /// # Errors
+    /// [`SpawnError`]; nothing runs then. What only shows when the supervisor sets the sandbox up (a path that has
+    /// vanished since) ends it with exit code 125 and the reason on stderr, before the command starts.
+    pub fn spawn_sandboxed(
+        &self,
+        spec: &SpawnSpec,
+        sandbox: Option<&SandboxSpec>,
+    ) -> Result<SupervisedChild, SpawnError> {
         let program = check(spec)?;
+        let plan = sandbox.map(|sandbox| self.plan(sandbox)).transpose()?;
         let lock = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
         let start = |source| SpawnError::Start { program: lossy(&spec.argv), source };
         let (mut command, control) = match &self.supervisor {
             Some(prefix) => {
-                let (command, control) = supervised_command(prefix, &program, spec).map_err(start)?;
+                let (command, control) =
+                    supervised_command(prefix, &program, spec, plan.as_ref()).map_err(start)?;
                 (command, Some(control))
             }
             None => (grouped_command(&program, spec), None),
@@ -174,6 +214,7 @@ impl Spawner {
             .current_dir(&spec.working_directory)
             .env_clear()
             .envs(&spec.environment)
+            .envs(temporary(sandbox))
             .stdin(if spec.stdin == StdinMode::Piped { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -187,6 +228,25 @@ impl Spawner {
         let guard = self.processes.register(pid);
         Ok(SupervisedChild { child, pid, control, supervised, exit: None, clean: false, _guard: guard })
     }
+
+    /// Finds out whether there can be a sandbox, and checks it.
+    fn plan(&self, sandbox: &SandboxSpec) -> Result<Plan, SpawnError> {
+        if !self.is_supervised() {
+            return Err(SpawnError::SandboxNeedsSupervisor);
+        }
+        let support = sandbox_support();
+        support.check(sandbox.require)?;
+        for gap in support.gaps(sandbox.network) {
+            tracing::debug!(%gap, "the sandbox has a gap on this kernel");
+        }
+        Plan::new(sandbox)
+    }
+}
+
+/// The variables that lead a command to its private directory.
+fn temporary(sandbox: Option<&SandboxSpec>) -> impl Iterator<Item = (&'static str, &Path)> {
+    let directory = sandbox.and_then(|sandbox| sandbox.private_tmp.as_deref());
+    directory.into_iter().flat_map(|directory| ["TMPDIR", "TMP", "TEMP"].map(|name| (name, directory)))
 }
 
 type ControlPipe = (io::PipeWriter, io::PipeReader);
@@ -198,12 +258,17 @@ fn supervised_command(
     prefix: &[OsString],
     program: &Path,
     spec: &SpawnSpec,
+    sandbox: Option<&Plan>,
 ) -> io::Result<(Command, ControlPipe)> {
     let (reader, writer) = io::pipe()?;
     rustix::io::fcntl_setfd(&reader, FdFlags::empty())?;
     let mut parts = prefix.iter();
     let mut command = Command::new(parts.next().map_or(OsStr::new(""), OsString::as_os_str));
-    command.args(parts).arg(CONTROL_OPTION).arg(reader.as_raw_fd().to_string()).arg("--");
+    command.args(parts).arg(CONTROL_OPTION).arg(reader.as_raw_fd().to_string());
+    if let Some(plan) = sandbox {
+        command.arg(SANDBOX_OPTION).arg(serde_json::to_string(plan)?);
+    }
+    command.arg("--");
     command.arg(program).args(spec.argv.iter().skip(1));
     Ok((command, (writer, reader)))
 }

@@ -7,6 +7,7 @@
 //!   when the daemon dies, even by `kill -9`, the pipe ends and the helper takes everything below it down.
 //! * [`ToolProcesses`] answers whether some process descends from a tool, so that a tool cannot use the API of the
 //!   daemon that runs it.
+//! * [`SandboxSpec`] bounds what a supervised command and its descendants may touch (Linux).
 //!
 //! Invariants: the environment of a child is exactly what the caller gave (nothing is inherited); no child outlives
 //! its [`SupervisedChild`] by more than [`GRACE`] plus the time the kernel needs; a number is only signalled while
@@ -18,6 +19,7 @@
 mod child;
 mod exit;
 mod registry;
+mod sandbox;
 mod supervise;
 pub mod tree;
 
@@ -26,6 +28,10 @@ use std::time::Duration;
 pub use child::{SpawnError, SpawnSpec, Spawner, StdinMode, SupervisedChild, find_program};
 pub use exit::{Exit, signal_name};
 pub use registry::{ToolGuard, ToolProcesses};
+pub use sandbox::{
+    REQUIRED_LANDLOCK_ABI, SandboxGap, SandboxMode, SandboxSpec, SandboxSupport, SessionPaths,
+    sandbox_support,
+};
 pub use supervise::supervise_main;
 pub use tree::descends_from;
 

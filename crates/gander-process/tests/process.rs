@@ -10,6 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[path = "process/sandbox.rs"]
+mod sandbox;
+
 use gander_process::{Exit, SpawnError, SpawnSpec, Spawner, StdinMode, SupervisedChild, ToolProcesses, tree};
 use rustix::process::{PidfdFlags, Signal, kill_process, pidfd_open};
 use tokio::{

@@ -77,7 +77,11 @@ impl Place {
     }
 
     pub(crate) async fn connect(&self, link: Link) -> Client {
-        Client::connect(link, self.context.clone()).await
+        self.connect_to("developer", link).await
+    }
+
+    pub(crate) async fn connect_to(&self, name: &str, link: Link) -> Client {
+        Client::connect(link, name, self.context.clone()).await
     }
 }
 
@@ -99,24 +103,32 @@ pub(crate) struct Client {
     next_id: u64,
     /// Notifications that came before the last answer.
     pub(crate) notifications: VecDeque<Value>,
+    /// What the server said about itself.
+    pub(crate) hello: Value,
 }
 
 impl Client {
-    pub(crate) async fn connect(link: Link, context: BuiltinContext) -> Self {
+    pub(crate) async fn connect(link: Link, name: &str, context: BuiltinContext) -> Self {
         let (side, server) = match link {
             Link::Typed => {
-                let parts = serve_in_process("developer", context).unwrap();
+                let parts = serve_in_process(name, context).unwrap();
                 (Side::Typed(parts.sender, parts.receiver), parts.server)
             }
             Link::Bytes => {
                 let (ours, theirs) = tokio::io::duplex(64 * 1024);
                 let (reader, writer) = tokio::io::split(theirs);
-                let server = serve_bytes("developer", context, reader, writer).unwrap();
+                let server = serve_bytes(name, context, reader, writer).unwrap();
                 let (reader, writer) = tokio::io::split(ours);
                 (Side::Bytes(writer, BufReader::new(reader).lines()), server)
             }
         };
-        let mut client = Self { side, server: Some(server), next_id: 0, notifications: VecDeque::new() };
+        let mut client = Self {
+            side,
+            server: Some(server),
+            next_id: 0,
+            notifications: VecDeque::new(),
+            hello: Value::Null,
+        };
         client.handshake().await;
         client
     }
@@ -128,6 +140,7 @@ impl Client {
         let id = self.request("initialize", params).await;
         let answer = self.answer(id).await;
         assert_eq!(answer["result"]["protocolVersion"], "2025-06-18", "{answer}");
+        self.hello = answer["result"].clone();
         self.notify("notifications/initialized", None).await;
     }
 
@@ -208,6 +221,17 @@ impl Client {
             data: result["structuredContent"].clone(),
             raw: result.clone(),
         }
+    }
+
+    /// The definitions of all tools.
+    pub(crate) async fn tools(&mut self) -> Vec<Value> {
+        let id = self.request("tools/list", json!({})).await;
+        self.answer(id).await["result"]["tools"].as_array().unwrap().clone()
+    }
+
+    /// What the model is told about the server.
+    pub(crate) fn instructions(&self) -> &str {
+        self.hello["instructions"].as_str().unwrap()
     }
 
     pub(crate) async fn cancel(&mut self, id: u64) {

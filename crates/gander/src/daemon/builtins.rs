@@ -23,20 +23,23 @@ impl BuiltinFactory for Builtins {
 
     fn connect(&self, name: &str, context: &SessionContext) -> Result<BuiltinConnection, ErrorDetail> {
         let builtin = BuiltinContext {
-            working_directory: context.working_directory.clone(),
             additional_directories: context.additional_directories.clone(),
             environment: context.environment.clone(),
-            data_dir: context.data_dir.clone(),
             spawner: self.spawner.clone(),
-            allow_outside: false,
             denied_paths: context.denied_paths.clone(),
+            ..BuiltinContext::new(&context.working_directory, &context.data_dir)
         };
         let server = gander_builtin::serve_in_process(name, builtin).ok_or_else(|| {
-            ErrorDetail::new(
-                ErrorReason::ExtensionTypeUnsupported,
-                format!("this gander has no builtin extension {name:?}; it has {}", self.names().join(", ")),
-            )
-            .with("name", name)
+            let reason = gander_builtin::known_elsewhere(name).map_or_else(
+                || {
+                    format!(
+                        "this gander has no builtin extension {name:?}; it has {}",
+                        self.names().join(", ")
+                    )
+                },
+                str::to_owned,
+            );
+            ErrorDetail::new(ErrorReason::ExtensionTypeUnsupported, reason).with("name", name)
         })?;
         Ok(BuiltinConnection::new(server.sender, server.receiver, server.server))
     }

@@ -1,0 +1,150 @@
+//! What builtin servers ask of whoever runs the session.
+//!
+//! Hooks are given in the [`BuiltinContext`](crate::BuiltinContext). They report failures in words that a model may
+//! read, and must not panic. A future is dropped when its call is cancelled; what it has begun must then either be
+//! undone or be harmless.
+
+use std::{collections::BTreeMap, fmt, sync::Mutex, sync::PoisonError};
+
+use futures::{FutureExt as _, future, future::BoxFuture};
+
+/// Why a hook could not do its work: for models and people, without secrets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookError(String);
+
+impl HookError {
+    /// `reason`: one sentence, with a remedy if there is one.
+    #[must_use]
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}
+
+impl fmt::Display for HookError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for HookError {}
+
+/// Small pieces of JSON text that live as long as the session, each under a key like `todo.v0`.
+pub trait StateStore: Send + Sync {
+    /// What was last saved under `key`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn load<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<String>, HookError>>;
+
+    /// Replaces what is under `key`. Once it has returned, `load` gives `value` back.
+    ///
+    /// # Errors
+    /// When nothing was saved.
+    fn save<'a>(&'a self, key: &'a str, value: String) -> BoxFuture<'a, Result<(), HookError>>;
+}
+
+/// A [`StateStore`] that lives in memory.
+#[derive(Debug, Default)]
+pub struct MemoryState(Mutex<BTreeMap<String, String>>);
+
+impl StateStore for MemoryState {
+    fn load<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<String>, HookError>> {
+        let values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        future::ready(Ok(values.get(key).cloned())).boxed()
+    }
+
+    fn save<'a>(&'a self, key: &'a str, value: String) -> BoxFuture<'a, Result<(), HookError>> {
+        let mut values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        values.insert(key.to_owned(), value);
+        future::ready(Ok(())).boxed()
+    }
+}
+
+/// An extension that the session has or could have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AvailableExtension {
+    /// The key by which it is enabled, and which begins the names of its tools.
+    pub name: String,
+    /// What it is good for. May be empty.
+    pub description: String,
+    /// Whether the configuration switches it on for new sessions.
+    pub enabled: bool,
+    /// Whether this session has it.
+    pub active: bool,
+}
+
+/// A resource that an extension of the session offers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedResource {
+    /// The key of the extension.
+    pub extension: String,
+    /// Address within the extension.
+    pub uri: String,
+    /// For people.
+    pub name: String,
+    /// What is in it. May be empty.
+    pub description: String,
+    /// May be empty.
+    pub mime_type: String,
+}
+
+/// One part of a resource that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResourceContent {
+    /// Address of this part.
+    pub uri: String,
+    /// May be empty.
+    pub mime_type: String,
+    /// What is in it.
+    pub body: Body,
+}
+
+/// What a resource holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Text.
+    Text(String),
+    /// Anything else, decoded.
+    Bytes(Vec<u8>),
+}
+
+/// The extensions of one session. Approval by the user is the implementor's or its caller's matter.
+pub trait ExtensionManager: Send + Sync {
+    /// All extensions that are configured or active, whether they are enabled or not.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read.
+    fn search(&self) -> BoxFuture<'_, Result<Vec<AvailableExtension>, HookError>>;
+
+    /// Adds a configured extension to the session and waits until its tools can be called. Nothing happens if it is
+    /// active already.
+    ///
+    /// # Errors
+    /// When it is not configured or does not start.
+    fn enable<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), HookError>>;
+
+    /// Takes an extension out of the session.
+    ///
+    /// # Errors
+    /// When it is not active.
+    fn disable<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), HookError>>;
+
+    /// The resources of one active extension, or of all that have some.
+    ///
+    /// # Errors
+    /// When the named extension is not active, or a server fails.
+    fn list_resources<'a>(
+        &'a self,
+        extension: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<ListedResource>, HookError>>;
+
+    /// Reads a resource of one active extension, or of the first that knows `uri`.
+    ///
+    /// # Errors
+    /// When nobody has it, or a server fails.
+    fn read_resource<'a>(
+        &'a self,
+        uri: &'a str,
+        extension: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<ResourceContent>, HookError>>;
+}
