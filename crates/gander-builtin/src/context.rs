@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use gander_process::Spawner;
+use gander_process::{SandboxSpec, Spawner};
 
 use crate::hooks::{ExtensionManager, MemoryState, StateStore};
 
@@ -24,6 +24,8 @@ pub struct BuiltinContext {
     pub data_dir: PathBuf,
     /// Starts commands: with the daemon's supervisor, or (in tests) without.
     pub spawner: Spawner,
+    /// What commands are bound by; the file tools keep to its writable paths as well.
+    pub sandbox: Option<SandboxSpec>,
     /// Whether files outside of the session's folders may be written. Reading them is always allowed.
     pub allow_outside: bool,
     /// Files and folders that no tool may read, list, search or change: the daemon's own. They need not exist.
@@ -49,6 +51,7 @@ impl BuiltinContext {
             environment: BTreeMap::new(),
             data_dir: data_dir.into(),
             spawner: Spawner::default(),
+            sandbox: None,
             allow_outside: false,
             denied_paths: Vec::new(),
             global_memory_dir: None,

@@ -35,15 +35,22 @@ pub(crate) struct PathGuard {
 
 impl PathGuard {
     pub(crate) fn new(context: &BuiltinContext) -> Self {
-        let mut roots = vec![context.working_directory.clone()];
-        roots.extend(context.additional_directories.iter().cloned());
+        let roots: Vec<PathBuf> = match &context.sandbox {
+            // The same bounds as for commands: a read-only session is so for the file tools as well.
+            Some(sandbox) => sandbox.writable.iter().chain(&sandbox.private_tmp).cloned().collect(),
+            None => {
+                let folders =
+                    std::iter::once(&context.working_directory).chain(&context.additional_directories);
+                folders.cloned().collect()
+            }
+        };
         Self {
             working_directory: context.working_directory.clone(),
             home: context.environment.get("HOME").map(PathBuf::from).filter(|home| home.is_absolute()),
             roots,
             denied: context.denied_paths.clone(),
             output: context.data_dir.join(OUTPUT_DIRECTORY),
-            allow_outside: context.allow_outside,
+            allow_outside: context.allow_outside && context.sandbox.is_none(),
         }
     }
 
@@ -166,6 +173,8 @@ fn canonical(path: &Path) -> io::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use gander_process::SandboxSpec;
+
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -221,6 +230,23 @@ mod tests {
         assert!(guard.check("way-out", Access::Read).is_ok());
         guard.allow_outside = true;
         assert!(guard.check("../other/a", Access::Write).is_ok());
+    }
+
+    #[test]
+    fn a_sandbox_bounds_the_file_tools_too() {
+        let Place { root, _keep, .. } = place();
+        let context = BuiltinContext {
+            sandbox: Some(SandboxSpec { writable: vec![root.join("extra")], ..SandboxSpec::default() }),
+            allow_outside: true,
+            ..BuiltinContext::new(root.join("work"), root.join("data"))
+        };
+        let guard = PathGuard::new(&context);
+        assert!(guard.check("../extra/a", Access::Write).is_ok());
+        assert!(
+            guard.check("a", Access::Write).is_err(),
+            "the working directory is not writable in this sandbox"
+        );
+        assert!(guard.check("a", Access::Read).is_ok());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gander_config::{ConfigError, ConfigHandle};
 use gander_domain::{
     ErrorDetail, ErrorReason,
-    extension::{ExtensionConfig, ExtensionTransport, SandboxMode},
+    extension::{ExtensionConfig, ExtensionTransport, Sandbox, SandboxMode},
     session::ModelSelection,
 };
 use gander_formats::extension::Entry;
@@ -14,6 +14,7 @@ use gander_model::{ModelProvider, ProviderInfo, ProviderRegistry, Settings};
 use crate::{
     engine::Engine,
     models::{Models, ResolvedModel, not_configured, setup_error},
+    services::Services,
 };
 
 /// The API error of a configuration error.
@@ -140,15 +141,15 @@ impl Models for ConfigModels {
     }
 }
 
-impl Engine {
+impl Services {
     /// The extensions of the configuration. Without any, the builtin `developer` is there and enabled.
-    pub fn configured_extensions(&self) -> Vec<Entry> {
+    pub(crate) fn configured_extensions(&self) -> Vec<Entry> {
         self.configured_extensions_with_problems().0
     }
 
     /// The same, with what could not be read.
-    pub fn configured_extensions_with_problems(&self) -> (Vec<Entry>, Vec<String>) {
-        let raw = self.config().current().extensions();
+    pub(crate) fn configured_extensions_with_problems(&self) -> (Vec<Entry>, Vec<String>) {
+        let raw = self.config.current().extensions();
         if raw.is_empty() {
             return (vec![default_extension()], Vec::new());
         }
@@ -163,6 +164,14 @@ impl Engine {
         (entries, problems)
     }
 
+    /// Puts an extension into a sandbox where the organisation's policy demands one and its own configuration has none.
+    pub(crate) fn enforce_sandbox(&self, config: &mut ExtensionConfig) {
+        let none = config.sandbox.as_ref().is_none_or(|s| s.mode == SandboxMode::Off);
+        if none && self.config.current().policy().requires_sandbox() {
+            config.sandbox = Some(Sandbox { mode: SandboxMode::WorkspaceWrite, ..Sandbox::default() });
+        }
+    }
+
     /// Whether the organisation's policy allows an extension.
     pub(crate) fn extension_policy(&self, config: &ExtensionConfig) -> Result<(), ErrorDetail> {
         let (command, uri) = match &config.transport {
@@ -172,23 +181,23 @@ impl Engine {
             }
             _ => (None, None),
         };
-        let current = self.config().current();
-        let asked = config.sandbox.as_ref().is_some_and(|s| s.mode != SandboxMode::Off);
-        if asked || current.policy().requires_sandbox() {
-            // Fail closed: nothing here can confine a tool yet.
-            return Err(ErrorDetail::new(
-                ErrorReason::PolicyDenied,
-                format!(
-                    "a sandbox is demanded, which this gander does not have yet; extension {} was \
-                     not started",
-                    config.name
-                ),
-            ));
-        }
+        let current = self.config.current();
         current
             .policy()
             .check_extension(&config.name, command, uri)
             .map_err(|e| ErrorDetail::new(ErrorReason::PolicyDenied, e.to_string()))
+    }
+}
+
+impl Engine {
+    /// The extensions of the configuration. Without any, the builtin `developer` is there and enabled.
+    pub fn configured_extensions(&self) -> Vec<Entry> {
+        self.services().configured_extensions()
+    }
+
+    /// The same, with what could not be read.
+    pub fn configured_extensions_with_problems(&self) -> (Vec<Entry>, Vec<String>) {
+        self.services().configured_extensions_with_problems()
     }
 }
 

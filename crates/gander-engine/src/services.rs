@@ -86,6 +86,7 @@ pub(crate) struct Services {
     changes: tokio::sync::broadcast::Sender<Change>,
     numbers: AtomicU64,
     interactions: Mutex<InteractionIndex>,
+    pins_lock: Mutex<()>,
     /// Open host calls and whose they are.
     host_calls: Mutex<std::collections::HashMap<HostCallId, SessionId>>,
 }
@@ -122,6 +123,7 @@ impl Services {
             changes: tokio::sync::broadcast::Sender::new(CHANGES),
             numbers: AtomicU64::new(1),
             interactions: Mutex::default(),
+            pins_lock: Mutex::default(),
             host_calls: Mutex::default(),
         })
     }
@@ -241,6 +243,36 @@ impl Services {
                 tracing::warn!(%error, %pattern, "the permission rule could not be stored");
             }
         });
+    }
+
+    /// Approved tool definitions of an extension.
+    pub(crate) fn pins(&self, extension: &str) -> BTreeMap<String, String> {
+        self.read_pins().remove(extension).unwrap_or_default()
+    }
+
+    /// Keeps approved tool definitions. Pins are per user, like the configuration they belong to.
+    pub(crate) fn set_pins(&self, extension: &str, definitions: BTreeMap<String, String>) {
+        let _one_writer = self.pins_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pins = self.read_pins();
+        pins.insert(extension.to_owned(), definitions);
+        let path = self.pins_file();
+        let beside = path.with_extension("new");
+        let written = serde_json::to_vec_pretty(&pins)
+            .map_err(std::io::Error::other)
+            .and_then(|bytes| std::fs::write(&beside, bytes))
+            .and_then(|()| std::fs::rename(&beside, &path));
+        if let Err(error) = written {
+            tracing::warn!(%error, path = %path.display(), "approved tool definitions could not be stored");
+        }
+    }
+
+    fn pins_file(&self) -> std::path::PathBuf {
+        self.config.paths().data_dir().join("tool-pins.json")
+    }
+
+    fn read_pins(&self) -> BTreeMap<String, BTreeMap<String, String>> {
+        let bytes = std::fs::read(self.pins_file()).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
     /// Model calls of one turn where the request says nothing.

@@ -39,6 +39,9 @@ fn tools() -> Value {
         "progress",
         "silent",
         "leave",
+        "deaf",
+        "confused",
+        "notices",
     ];
     let tool = |name: &&str| json!({"name": name, "description": *name, "inputSchema": {"type": "object"}});
     Value::Array(names.iter().map(tool).collect())
@@ -101,6 +104,11 @@ fn serve(mode: &[String]) -> io::Result<ExitCode> {
                 }
             }
             "ping" => result(id, &json!({}))?,
+            _ if !id.is_null() => {
+                send(
+                    &json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "no such method"}}),
+                )?;
+            }
             _ => {}
         }
     }
@@ -140,7 +148,7 @@ fn call(id: &Value, params: &Value) -> io::Result<Option<ExitCode>> {
             let mut out = io::stdout().lock();
             write!(out, "{{\"result\":{{\"content\":[{{\"type\":\"text\",\"text\":\"")?;
             let chunk = vec![b'x'; 1024 * 1024];
-            for _ in 0..17 {
+            for _ in 0..20 {
                 out.write_all(&chunk)?;
             }
             writeln!(out, "\"}}]}},\"jsonrpc\":\"2.0\",\"id\":{id}}}")?;
@@ -162,6 +170,37 @@ fn call(id: &Value, params: &Value) -> io::Result<Option<ExitCode>> {
         }
         // Never answers.
         "silent" => {}
+        // Reads nothing any more.
+        "deaf" => {
+            text(id, "deaf from now on")?;
+            loop {
+                std::thread::park();
+            }
+        }
+        // Answers to nobody, then the right one with its id as a string, then once more.
+        "confused" => {
+            let content = |text: &str| json!({"content": [{"type": "text", "text": text}]});
+            for wrong in [json!(987_654), json!("nobody"), Value::Null, json!(1.5), json!([1])] {
+                send(&json!({"jsonrpc": "2.0", "id": wrong, "result": content("wrong")}))?;
+            }
+            send(&json!({"jsonrpc": "2.0", "id": id.to_string(), "result": content("right")}))?;
+            send(&json!({"jsonrpc": "2.0", "id": id, "result": content("again")}))?;
+        }
+        // A flood: log messages, resource updates, progress of this call and of no call.
+        "notices" => {
+            let token = &params["_meta"]["progressToken"];
+            for step in 0..50_000 {
+                send(&json!({"jsonrpc": "2.0", "method": "notifications/message",
+                    "params": {"level": "info", "data": step}}))?;
+                send(&json!({"jsonrpc": "2.0", "method": "notifications/resources/updated",
+                    "params": {"uri": "x:y"}}))?;
+                for token in [token, &json!(-1)] {
+                    send(&json!({"jsonrpc": "2.0", "method": "notifications/progress",
+                        "params": {"progressToken": token, "progress": step}}))?;
+                }
+            }
+            text(id, "done")?;
+        }
         _ => {
             send(&json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32602, "message": "no such tool"}}))?;
         }

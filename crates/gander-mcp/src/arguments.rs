@@ -1,5 +1,5 @@
-//! Arguments of a call against the tool's input schema: validation with readable messages, and the conversions of
-//! strings that models get wrong. Pure.
+//! Values against JSON Schemas: arguments of a call against the tool's input schema, with readable messages and the
+//! conversions of strings that models get wrong; results and forms against theirs. Pure.
 
 use std::sync::OnceLock;
 
@@ -16,7 +16,7 @@ const MAX_PROBLEMS: usize = 5;
 /// Rounds of conversion; each may uncover deeper problems.
 const MAX_ROUNDS: usize = 4;
 
-/// A tool's input schema, compiled at first use.
+/// A schema, compiled at first use.
 pub(crate) struct ArgumentSchema {
     schema: Value,
     compiled: OnceLock<Option<Validator>>,
@@ -32,21 +32,31 @@ impl ArgumentSchema {
         self.compiled
             .get_or_init(|| {
                 if self.schema.to_string().len() > MAX_SCHEMA_BYTES {
-                    tracing::warn!("an input schema is too large to be compiled; its arguments are not checked");
+                    tracing::warn!("a schema is too large to be compiled; nothing is checked against it");
                     return None;
                 }
                 // Linear-time patterns, and references are never fetched.
-                let options =
-                    jsonschema::options().with_pattern_options(PatternOptions::regex()).offline();
+                let options = jsonschema::options().with_pattern_options(PatternOptions::regex()).offline();
                 match options.build(&self.schema) {
                     Ok(validator) => Some(validator),
                     Err(error) => {
-                        tracing::warn!(%error, "an input schema does not compile; its arguments are not checked");
+                        tracing::warn!(%error, "a schema does not compile; nothing is checked against it");
                         None
                     }
                 }
             })
             .as_ref()
+    }
+
+    /// Checks `value` without changing it. An unusable schema checks nothing.
+    ///
+    /// # Errors
+    /// A text that names each place and problem; `root` stands for the value itself.
+    pub(crate) fn check(&self, root: &str, value: &Value) -> Result<(), String> {
+        match self.validator() {
+            Some(validator) if !validator.is_valid(value) => Err(problems(validator, root, value)),
+            _ => Ok(()),
+        }
     }
 
     /// Parses, converts and checks.
@@ -61,16 +71,21 @@ impl ArgumentSchema {
             if validator.is_valid(&instance) {
                 return Ok(into_object(instance));
             }
-            let fixes: Vec<(String, Value)> = validator
+            let fixes: Vec<(String, Fix)> = validator
                 .iter_errors(&instance)
-                .filter_map(|error| Some((error.instance_path().as_str().to_owned(), convert(&error)?)))
+                .filter_map(|error| Some((error.instance_path().as_str().to_owned(), fix(&error)?)))
                 .collect();
             if fixes.is_empty() {
                 return Err(describe(validator, &instance));
             }
-            for (path, fixed) in fixes {
-                if let Some(place) = instance.pointer_mut(&path) {
-                    *place = fixed;
+            for (path, fix) in fixes {
+                match fix {
+                    Fix::Replace(fixed) => {
+                        if let Some(place) = instance.pointer_mut(&path) {
+                            *place = fixed;
+                        }
+                    }
+                    Fix::Remove => remove(&mut instance, &path),
                 }
             }
             value = into_object(instance);
@@ -114,6 +129,34 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
+/// What becomes of a value that the schema refuses.
+enum Fix {
+    Replace(Value),
+    /// Models say `null` where they mean nothing. Where a value is required, its absence is the next problem.
+    Remove,
+}
+
+fn fix(error: &jsonschema::ValidationError<'_>) -> Option<Fix> {
+    let refused = matches!(
+        error.kind(),
+        ValidationErrorKind::Type { .. }
+            | ValidationErrorKind::Enum { .. }
+            | ValidationErrorKind::Constant { .. }
+    );
+    if refused && error.instance().is_null() {
+        return Some(Fix::Remove);
+    }
+    convert(error).map(Fix::Replace)
+}
+
+/// Removes the member at a JSON pointer; elements of arrays stay.
+fn remove(instance: &mut Value, path: &str) {
+    let Some((parent, name)) = path.rsplit_once('/') else { return };
+    if let Some(Value::Object(members)) = instance.pointer_mut(parent) {
+        members.remove(&name.replace("~1", "/").replace("~0", "~"));
+    }
+}
+
 /// The one value that a string can mean where the schema wants another single type; `None` when it is not certain.
 fn convert(error: &jsonschema::ValidationError<'_>) -> Option<Value> {
     let ValidationErrorKind::Type { kind: TypeKind::Single(wanted) } = error.kind() else { return None };
@@ -128,12 +171,17 @@ fn convert(error: &jsonschema::ValidationError<'_>) -> Option<Value> {
 }
 
 fn describe(validator: &Validator, instance: &Value) -> String {
+    let problems = problems(validator, "arguments", instance);
+    format!("the arguments do not match the tool's input schema: {problems}")
+}
+
+fn problems(validator: &Validator, root: &str, instance: &Value) -> String {
     let mut problems: Vec<String> = validator
         .iter_errors(instance)
         .take(MAX_PROBLEMS + 1)
         .map(|error| {
             let path = error.instance_path().as_str();
-            let place = if path.is_empty() { "arguments".to_owned() } else { readable(path) };
+            let place = if path.is_empty() { root.to_owned() } else { readable(path) };
             // Without the value itself: it may be long.
             format!("{place}: {}", error.masked_with(shown(error.instance().as_ref())))
         })
@@ -142,7 +190,7 @@ fn describe(validator: &Validator, instance: &Value) -> String {
         problems.truncate(MAX_PROBLEMS);
         problems.push("and more".to_owned());
     }
-    format!("the arguments do not match the tool's input schema: {}", problems.join("; "))
+    problems.join("; ")
 }
 
 fn shown(value: &Value) -> String {
@@ -203,6 +251,7 @@ mod tests {
                 json!({"count": 3, "text": "5", "either": "7"}),
             ),
             (json!({"count": 1, "list": [{"n": "9"}]}), json!({"count": 1, "list": [{"n": 9}]})),
+            (json!({"count": 1, "on": null, "list": [{"n": null}]}), json!({"count": 1, "list": [{}]})),
         ] {
             assert_eq!(Value::Object(schema().prepare(&given.to_string()).unwrap()), want);
         }

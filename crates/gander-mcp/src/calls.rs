@@ -7,14 +7,16 @@ use gander_domain::{
     event::OutputStream,
     item::{ToolOutcome, ToolResult},
 };
-use rmcp::model::{CallToolRequest, CallToolRequestParams, ErrorCode, JsonObject, RequestMetaObject};
+use rmcp::model::{
+    CallToolRequest, CallToolRequestParams, ErrorCode, InputResponses, JsonObject, RequestMetaObject,
+};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     catalog::Tool,
     connection::{Failure, RequestOptions},
-    content,
+    content, rounds,
     server::Server,
     wire::WireFailure,
 };
@@ -93,6 +95,17 @@ pub(crate) async fn call(
     default_timeout: Duration,
 ) -> ToolResult {
     let key = server.key();
+    if tool.definition.quarantined {
+        return failed(
+            ToolOutcome::ProtocolError,
+            ErrorReason::ToolNotAllowed,
+            format!(
+                "the definition of the tool {} is not the one that was approved, so it cannot be called; approve \
+                 it again",
+                request.name
+            ),
+        );
+    }
     if tool.client {
         return failed(
             ToolOutcome::ProtocolError,
@@ -120,6 +133,11 @@ pub(crate) async fn call(
         Err(error) => return ToolResult::failed(ToolOutcome::ProtocolError, error),
     };
     let params = CallToolRequestParams::new(tool.definition.tool_name.clone()).with_arguments(arguments);
+    let make = |responses: Option<InputResponses>, state: Option<String>| {
+        let mut params = params.clone();
+        (params.input_responses, params.request_state) = (responses, state);
+        CallToolRequest::new(params).into()
+    };
     let options = RequestOptions {
         deadline,
         timeout,
@@ -128,16 +146,32 @@ pub(crate) async fn call(
         drain: DRAIN_PATIENCE,
         meta,
     };
-    match connection.request(CallToolRequest::new(params).into(), options).await {
-        Ok(value) => content::tool_result(value).unwrap_or_else(|text| {
-            failed(
-                ToolOutcome::ProtocolError,
-                ErrorReason::ExtensionUnavailable,
-                format!("extension {key}, tool {}: {text}", tool.definition.tool_name),
-            )
-        }),
+    match rounds::request(&connection, options, make).await {
+        Ok(value) => {
+            content::tool_result(value).and_then(|result| checked(tool, result)).unwrap_or_else(|text| {
+                failed(
+                    ToolOutcome::ProtocolError,
+                    ErrorReason::ExtensionUnavailable,
+                    format!("extension {key}, tool {}: {text}", tool.definition.tool_name),
+                )
+            })
+        }
         Err(failure) => outcome(key, &request.name, failure),
     }
+}
+
+/// A result whose structured content is not what the tool promised is none.
+fn checked(tool: &Tool, result: ToolResult) -> Result<ToolResult, String> {
+    if let (Some(schema), Some(text), false) =
+        (&tool.output, &result.structured_content_json, result.is_error)
+    {
+        let value = serde_json::from_str(text).unwrap_or_default();
+        let checked = schema.check("structuredContent", &value);
+        checked.map_err(|text| {
+            format!("the server's structured result does not match the tool's output schema: {text}")
+        })?;
+    }
+    Ok(result)
 }
 
 fn invalid_arguments(name: &str, text: &str) -> ToolResult {
@@ -162,6 +196,9 @@ fn outcome(key: &str, name: &str, failure: Failure) -> ToolResult {
             ToolOutcome::TimedOut,
             error_of(key, name, Failure::TimedOut(timeout)).with("timeoutMs", timeout.as_millis()),
         ),
+        Failure::Asked(text) => {
+            ToolResult::failed(ToolOutcome::ToolError, error_of(key, name, Failure::Asked(text)))
+        }
         other => ToolResult::failed(ToolOutcome::ProtocolError, error_of(key, name, other)),
     }
 }
@@ -174,7 +211,7 @@ pub(crate) fn error_of(key: &str, what: &str, failure: Failure) -> ErrorDetail {
             ErrorReason::ToolTimedOut,
             format!("no answer within {} s; the server was told to stop", timeout.as_secs_f64()),
         ),
-        Failure::Gone(text) => (ErrorReason::ExtensionUnavailable, text),
+        Failure::Gone(text) | Failure::Asked(text) => (ErrorReason::ExtensionUnavailable, text),
         Failure::Wire(WireFailure::TooLarge(limit)) => (
             ErrorReason::MessageTooLarge,
             format!("the server's answer exceeds the limit of {} MiB", limit / (1024 * 1024)),

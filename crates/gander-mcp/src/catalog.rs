@@ -18,10 +18,13 @@ const HASH_DIGITS: usize = 8;
 /// Separates key and tool.
 const SEPARATOR: &str = "__";
 
-/// A tool with its compiled schema.
+/// A tool with its compiled schemas.
+#[derive(Clone)]
 pub(crate) struct Tool {
     pub(crate) definition: ToolDefinition,
-    pub(crate) schema: ArgumentSchema,
+    pub(crate) schema: Arc<ArgumentSchema>,
+    /// What structured results must match.
+    pub(crate) output: Option<Arc<ArgumentSchema>>,
     /// Executed by the engine's host, not here.
     pub(crate) client: bool,
 }
@@ -94,7 +97,23 @@ pub(crate) fn from_mcp(key: &str, trusted: bool, entry: &Value) -> Option<Tool> 
         trusted,
     };
     definition.definition_hash = definition_hash(&definition);
-    Some(Tool { definition, schema: ArgumentSchema::new(schema), client: false })
+    // After the hash: a change that cannot be seen is a change.
+    definition.description = visible(&definition.description);
+    definition.title = definition.title.as_deref().map(visible);
+    let output = entry.get("outputSchema").filter(|schema| schema.is_object()).cloned();
+    let output = output.map(|schema| Arc::new(ArgumentSchema::new(schema)));
+    Some(Tool { definition, schema: Arc::new(ArgumentSchema::new(schema)), output, client: false })
+}
+
+/// Without what people cannot see and models can: control characters (terminal sequences), Unicode tags, characters
+/// of no width, and those that turn the direction of text.
+fn visible(text: &str) -> String {
+    let hidden = |c: char| {
+        (c.is_control() && !matches!(c, '\n' | '\t'))
+            || matches!(c, '\u{200B}' | '\u{2060}' | '\u{FEFF}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+            || matches!(c, '\u{E0000}'..='\u{E007F}')
+    };
+    text.chars().filter(|c| !hidden(*c)).collect()
 }
 
 /// MCP Apps: `_meta.ui.visibility`, default both.
@@ -120,7 +139,7 @@ pub(crate) fn from_client(key: &str, given: &ToolDefinition) -> Tool {
     definition.definition_hash = definition_hash(&definition);
     // An unreadable schema becomes one that accepts everything.
     let schema = serde_json::from_str(&definition.input_schema_json).unwrap_or(Value::Bool(true));
-    Tool { definition, schema: ArgumentSchema::new(schema), client: true }
+    Tool { definition, schema: Arc::new(ArgumentSchema::new(schema)), output: None, client: true }
 }
 
 /// Keeps what the configuration allows; the first of several tools of one name wins.
@@ -173,21 +192,50 @@ impl ToolDiff {
     }
 }
 
+/// Two extensions (or one, twice) that offer what cannot be told apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Clash {
+    /// The public names are the same: the later extension's tool is left out. Else only the extensions' own names
+    /// are, and both can be called.
+    pub(crate) public: bool,
+    pub(crate) name: String,
+    /// Key of the extension that was added first.
+    pub(crate) kept: String,
+    pub(crate) other: String,
+}
+
 /// All tools of a session by public name, in the order of the extensions.
 #[derive(Default)]
 pub(crate) struct Catalog {
     by_name: HashMap<String, (String, Arc<Tool>)>,
     order: Vec<String>,
+    /// Own name → key of the first extension that has it.
+    owners: HashMap<String, String>,
+    clashes: Vec<Clash>,
 }
 
 impl Catalog {
-    /// Adds an extension's tools. A name that is taken already (two pairs with the same hash) is left out.
+    /// Adds an extension's tools. A name that is taken already (two pairs with the same hash) is left out: the
+    /// extension that was added to the session first wins, however fast each starts.
     pub(crate) fn add(&mut self, key: &str, tools: &[Arc<Tool>]) {
         for tool in tools {
             let name = tool.definition.name.clone();
-            if self.by_name.contains_key(&name) {
-                tracing::warn!(%name, extension = %key, "a public tool name is taken; the tool is left out");
+            let clash = |public: bool, name: &str, kept: &str| Clash {
+                public,
+                name: name.to_owned(),
+                kept: kept.to_owned(),
+                other: key.to_owned(),
+            };
+            if let Some((kept, _)) = self.by_name.get(&name) {
+                self.clashes.push(clash(true, &name, kept));
                 continue;
+            }
+            let own = &tool.definition.tool_name;
+            match self.owners.get(own) {
+                Some(kept) => self.clashes.push(clash(false, own, kept)),
+                None => {
+                    self.owners.insert(own.clone(), key.to_owned());
+                }
             }
             self.order.push(name.clone());
             self.by_name.insert(name, (key.to_owned(), Arc::clone(tool)));
@@ -204,6 +252,10 @@ impl Catalog {
             .filter_map(|name| self.by_name.get(name))
             .map(|(_, tool)| tool.definition.clone())
             .collect()
+    }
+
+    pub(crate) fn clashes(&self) -> &[Clash] {
+        &self.clashes
     }
 
     pub(crate) fn names(&self) -> &[String] {
@@ -264,6 +316,39 @@ mod tests {
         assert!(d.meta_json.as_deref().unwrap().contains("ui://x"));
         assert_eq!(d.definition_hash.len(), 64);
         assert!(from_mcp("k", false, &json!({"description": "nameless"})).is_none());
+    }
+
+    #[test]
+    fn the_first_extension_keeps_a_name_and_clashes_are_known() {
+        let tools = |key: &str, public: Option<&str>| {
+            let mut tool = from_mcp(key, false, &json!({"name": "t"})).unwrap();
+            if let Some(name) = public {
+                name.clone_into(&mut tool.definition.name);
+            }
+            vec![Arc::new(tool)]
+        };
+        let mut catalog = Catalog::default();
+        catalog.add("a", &tools("a", Some("same")));
+        catalog.add("b", &tools("b", Some("same")));
+        catalog.add("c", &tools("c", None));
+        assert_eq!(catalog.find("same").unwrap().0, "a");
+        assert_eq!(catalog.names(), ["same", "c__t"]);
+        let clash = |public, name: &str, other: &str| Clash {
+            public,
+            name: name.to_owned(),
+            kept: "a".to_owned(),
+            other: other.to_owned(),
+        };
+        assert_eq!(catalog.clashes(), [clash(true, "same", "b"), clash(false, "t", "c")]);
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_taken_out_but_changes_the_hash() {
+        let tool =
+            |description: &str| from_mcp("k", false, &json!({"name": "t", "description": description}));
+        let (plain, hidden) = (tool("a\nb").unwrap(), tool("a\n\u{1b}\u{E0041}\u{202E}b\u{200B}").unwrap());
+        assert_eq!(hidden.definition.description, plain.definition.description);
+        assert_ne!(hidden.definition.definition_hash, plain.definition.definition_hash);
     }
 
     #[test]

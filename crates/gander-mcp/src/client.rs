@@ -1,10 +1,17 @@
 //! What servers may ask of the session that uses them: the engine's side of elicitation, sampling, roots and
 //! authorization. The host asks through this trait and never decides by itself.
 
-#![allow(missing_docs, reason = "the types say what their fields hold; only what is not obvious is documented")]
+#![allow(
+    missing_docs,
+    reason = "the types say what their fields hold; only what is not obvious is documented"
+)]
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures::future::BoxFuture;
 use gander_domain::{ErrorDetail, Part, Usage};
+
+use crate::session::SessionExtensions;
 
 /// A question of a server to the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +88,18 @@ pub struct AuthorizeRequest {
     pub accepts_callback_url: bool,
 }
 
+/// An extension that the session has or could have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownExtension {
+    /// Its key.
+    pub key: String,
+    pub description: String,
+    /// Switched on for new sessions by the configuration.
+    pub enabled: bool,
+    /// This session has it.
+    pub active: bool,
+}
+
 /// What came of an authorization question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthorizeAnswer {
@@ -116,6 +135,56 @@ pub trait SessionClient: Send + Sync + 'static {
 
     /// Keeps or forgets (`None`) tokens.
     fn store_credentials(&self, key: &str, body: Option<String>);
+
+    /// Approved tool definitions of an extension: the extension's own tool name → definition hash. Empty when
+    /// nothing was approved yet.
+    fn pinned(&self, _extension: &str) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
+    /// A document that a builtin keeps with the session.
+    ///
+    /// # Errors
+    /// When the session cannot be read.
+    fn load_state(&self, _key: &str) -> BoxFuture<'_, Result<Option<String>, ErrorDetail>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// Keeps a document with the session.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    fn save_state(&self, _key: &str, _value: String) -> BoxFuture<'_, Result<(), ErrorDetail>> {
+        Box::pin(std::future::ready(Err(not_offered("state of the session"))))
+    }
+
+    /// The configured and the active extensions.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read.
+    fn known_extensions(&self) -> BoxFuture<'_, Result<Vec<KnownExtension>, ErrorDetail>> {
+        Box::pin(std::future::ready(Err(not_offered("management of extensions"))))
+    }
+
+    /// Adds a configured extension to the session and waits until it is ready, or takes one out.
+    ///
+    /// # Errors
+    /// When it is not configured, does not start, or is not active.
+    fn set_extension(&self, _name: &str, _active: bool) -> BoxFuture<'_, Result<(), ErrorDetail>> {
+        Box::pin(std::future::ready(Err(not_offered("management of extensions"))))
+    }
+
+    /// The session's extensions, for those that read resources of others.
+    fn extensions(&self) -> Option<Arc<SessionExtensions>> {
+        None
+    }
+
+    /// Keeps the approved tool definitions of an extension.
+    fn pin(&self, _extension: &str, _definitions: BTreeMap<String, String>) {}
+}
+
+fn not_offered(what: &str) -> ErrorDetail {
+    ErrorDetail::new(gander_domain::ErrorReason::CapabilityMissing, format!("{what} is not offered here"))
 }
 
 /// A session that answers nothing: for tests and one-off calls.

@@ -36,6 +36,24 @@ const DISALLOWED: [&str; 22] = [
 /// The dynamic loader's families.
 const DISALLOWED_PREFIXES: [&str; 2] = ["LD_", "DYLD_"];
 
+/// What children get of the session's environment besides the families below: how to find programs, files and the
+/// user's language. Everything else (the daemon's keys above all) must be configured for the extension.
+const INHERITED: [&str; 10] =
+    ["HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER"];
+const INHERITED_PREFIXES: [&str; 2] = ["LC_", "XDG_"];
+
+/// The part of the session's environment that child processes get.
+pub(crate) fn child_environment(environment: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let passes = |name: &str| {
+        INHERITED.contains(&name) || INHERITED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    };
+    environment
+        .iter()
+        .filter(|(name, _)| passes(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
 /// Whether an extension may set the variable `name`.
 fn is_disallowed(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
@@ -133,10 +151,10 @@ fn validate_transport(config: &ExtensionConfig, key: &str, builtins: &[String]) 
             Ok(())
         }
         ExtensionTransport::StreamableHttp { uri, unix_socket, .. } => {
-            if unix_socket.is_some() {
-                return Err(unsupported(
+            if unix_socket.as_deref().is_some_and(|path| matches!(path, "" | "@") || path.contains('\0')) {
+                return Err(invalid(
                     config,
-                    "streamable_http over a unix socket is not supported; use an http or https uri",
+                    "the socket must be the path of a unix socket, or @NAME for an abstract one",
                 ));
             }
             let known = ["http://", "https://"].iter().any(|scheme| uri.starts_with(scheme));
@@ -166,6 +184,43 @@ fn validate_transport(config: &ExtensionConfig, key: &str, builtins: &[String]) 
             format!("the type {kind:?} is not known; known types: builtin, stdio, streamable_http, frontend"),
         )),
     }
+}
+
+/// The programs that an extension starts must be allowed, and must not be a way around that.
+pub(crate) fn validate_command(
+    config: &ExtensionConfig,
+    allowed: Option<&[String]>,
+) -> Result<(), ErrorDetail> {
+    let ExtensionTransport::Stdio { command, args } = &config.transport else { return Ok(()) };
+    let refused = |command: &str, text: &str| {
+        Err(ErrorDetail::new(
+            ErrorReason::CommandNotAllowed,
+            format!("extension {:?}: the command {command:?} {text}", config.name),
+        )
+        .with("extensionName", &config.name)
+        .with("command", command))
+    };
+    let first = config.exec_prefix.first().unwrap_or(command);
+    for program in [first, command] {
+        let known =
+            |list: &[String]| list.iter().any(|known| known == program || known == file_name(program));
+        if !allowed.is_none_or(known) {
+            return refused(program, "is not on the list of allowed commands; ask whoever keeps that list");
+        }
+    }
+    // Such arguments are a shell's command line, not a package.
+    let calls = args.iter().any(|arg| arg == "-c" || arg == "--call" || arg.starts_with("--call="));
+    if calls && matches!(file_name(command), "npx" | "npx.cmd") {
+        return refused(
+            command,
+            "must not be used with -c (--call), which runs a shell; name the package instead",
+        );
+    }
+    Ok(())
+}
+
+fn file_name(program: &str) -> &str {
+    program.rsplit(['/', '\\']).next().unwrap_or(program)
 }
 
 /// The factory's own spelling of a builtin's name.
@@ -360,6 +415,44 @@ mod tests {
         for name in ["PATH_PREFIX", "LDAP_HOST", "MY_PATH", "GOPROXY"] {
             assert!(!is_disallowed(name), "{name}");
         }
+    }
+
+    #[test]
+    fn children_inherit_what_is_listed_and_nothing_else() {
+        let names = [
+            "PATH",
+            "HOME",
+            "LC_ALL",
+            "XDG_CACHE_HOME",
+            "OPENAI_API_KEY",
+            "GANDER_SECRET",
+            "LD_PRELOAD",
+            "path",
+        ];
+        let given = names.map(|name| (name.to_owned(), "v".to_owned())).into();
+        let kept: Vec<String> = child_environment(&given).into_keys().collect();
+        assert_eq!(kept, ["HOME", "LC_ALL", "PATH", "XDG_CACHE_HOME"]);
+    }
+
+    #[test]
+    fn commands_are_checked_against_the_list_and_shells_in_disguise_refused() {
+        let list = ["uvx".to_owned(), "/opt/x".to_owned()];
+        let check =
+            |config: &ExtensionConfig, list| validate_command(config, list).map_err(|error| error.reason);
+        let refused = Err(ErrorReason::CommandNotAllowed);
+        for (command, args, allowed, want) in [
+            ("npx", &["-y", "pkg"][..], None, Ok(())),
+            ("/usr/bin/npx", &["-c", "touch P"], None, refused),
+            ("npx", &["--call=touch P"], None, refused),
+            ("/usr/bin/uvx", &[], Some(&list[..]), Ok(())),
+            ("/opt/x", &[], Some(&list[..]), Ok(())),
+            ("/tmp/x", &[], Some(&list[..]), refused),
+        ] {
+            assert_eq!(check(&stdio(command, args), allowed), want, "{command} {args:?}");
+        }
+        let mut prefixed = stdio("uvx", &[]);
+        prefixed.exec_prefix = vec!["docker".to_owned()];
+        assert_eq!(check(&prefixed, Some(&list)), refused);
     }
 
     #[test]

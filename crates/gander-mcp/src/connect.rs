@@ -1,34 +1,29 @@
 //! Connecting one server once: transport, handshake, version check, first list of tools, all within one deadline.
 
-use std::{collections::HashMap, ffi::OsString, sync::Arc, time::Duration};
+use std::{ffi::OsString, sync::Arc, time::Duration};
 
-use gander_domain::{
-    ErrorDetail, ErrorReason,
-    extension::{ExtensionTransport, ProtocolEra},
-};
+use gander_domain::{ErrorDetail, ErrorReason, extension::ExtensionTransport};
 use gander_process::{Exit, SpawnSpec, StdinMode, SupervisedChild, signal_name};
-use reqwest::header::{HeaderName, HeaderValue};
 use rmcp::{
-    ClientHandler, RoleClient,
-    model::{ClientCapabilities, ClientConfig, ErrorCode, ErrorData, Implementation, ProtocolVersion},
-    service::{
-        ClientInitializeError, ClientLifecycleMode, ClientServiceExt as _, RequestContext, RunningService,
-    },
-    transport::{
-        StreamableHttpClientTransport, Transport, common::client_side_sse::ExponentialBackoff,
-        streamable_http_client::StreamableHttpClientTransportConfig,
-    },
+    RoleClient,
+    model::{ErrorCode, ProtocolVersion},
+    service::{ClientInitializeError, ClientLifecycleMode, ClientServiceExt as _, RunningService},
+    transport::Transport,
 };
 use serde_json::Value;
 use tokio::{task::JoinHandle, time::timeout};
 
 use crate::{
+    asks::{Asks, Handler},
     config,
     connection::{Connection, Failure},
+    host::Era,
+    http::Target,
     lists::{self, List},
-    server::Server,
+    sandbox::sandbox_of,
+    server::{Server, StartMode},
     stderr,
-    wire::{BuiltinLink, StdioLink, Wire, WireShared},
+    wire::{BuiltinLink, Recorder, Replay, StdioLink, Wire, WireShared},
 };
 
 /// Revisions with a handshake that this host speaks.
@@ -38,51 +33,14 @@ const HANDSHAKE_VERSIONS: [ProtocolVersion; 4] = [
     ProtocolVersion::V_2025_03_26,
     ProtocolVersion::V_2024_11_05,
 ];
+/// How long a server may take to say whether it speaks the newest revision.
+const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long to wait for the exit code and the last words of a child whose connection broke.
 pub(crate) const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long a server may take to exit by itself after its stdin was closed.
 const EXIT_PATIENCE: Duration = Duration::from_millis(500);
 /// How long the connection's own tasks may take to end.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(200);
-
-/// What the host answers to requests of servers. It declares no capability, so every request but ping is refused;
-/// the library would answer some of them as if they were declared.
-struct Handler;
-
-impl ClientHandler for Handler {
-    fn get_info(&self) -> ClientConfig {
-        let client = Implementation::new("gander", env!("CARGO_PKG_VERSION"));
-        // The library's own default is a revision without a handshake.
-        ClientConfig::new(ClientCapabilities::default(), client)
-            .with_protocol_version(ProtocolVersion::V_2025_11_25)
-    }
-
-    #[allow(deprecated, reason = "roots are deprecated in the newest revision and alive in all others")]
-    async fn list_roots(
-        &self,
-        _: RequestContext<RoleClient>,
-    ) -> Result<rmcp::model::ListRootsResult, ErrorData> {
-        Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "roots were not declared", None))
-    }
-}
-
-/// The one HTTP client: redirects are the transport's business, no total timeout (streams), ring for TLS.
-pub(crate) fn http_client() -> Result<reqwest::Client, String> {
-    use rustls_platform_verifier::BuilderVerifierExt as _;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(rustls::ConfigBuilder::with_platform_verifier)
-        .map_err(|error| error.to_string())?
-        .with_no_client_auth();
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .connect_timeout(Duration::from_secs(10))
-        .tcp_keepalive(Duration::from_secs(30))
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .map_err(|error| error.to_string())
-}
 
 /// How a server's process or connection ended.
 #[derive(Debug, Clone)]
@@ -96,6 +54,14 @@ pub(crate) struct StartError {
     pub(crate) error: ErrorDetail,
     pub(crate) exit_code: Option<i32>,
     pub(crate) needs_auth: bool,
+}
+
+impl StartError {
+    fn wants_auth(mut self) -> Self {
+        self.needs_auth = true;
+        self.error.reason = ErrorReason::ExtensionNeedsAuth;
+        self
+    }
 }
 
 /// A child process and the task that reads its stderr.
@@ -180,10 +146,43 @@ impl Running {
     }
 }
 
-/// Connects `server`.
+/// Connects `server`. When it turns out to speak the other revision than was tried, once more.
 pub(crate) async fn connect(server: &Server) -> Result<Running, StartError> {
-    let shared = WireShared::new(server.key(), Arc::clone(server.outbox()));
+    let tried = server.start_mode();
+    let result = Box::pin(connect_once(server)).await;
+    if result.is_err() && server.start_mode() != tried {
+        return Box::pin(connect_once(server)).await;
+    }
+    result
+}
+
+/// The wire's share of one connection.
+fn shared(server: &Server) -> Result<Arc<WireShared>, StartError> {
+    let probe = (server.start_mode() == StartMode::Probe).then_some(PROBE_PATIENCE);
+    let recorder = match &server.host().options.record {
+        None => None,
+        Some(directory) => {
+            let recorder = Recorder::create(directory, server.key(), server.sensitive());
+            let recorder = recorder.map_err(|error| {
+                failed(server, &format!("it cannot be recorded in {}: {error}", directory.display()), None)
+            })?;
+            Some(recorder)
+        }
+    };
+    Ok(WireShared::with(server.key(), Arc::clone(server.outbox()), probe, recorder))
+}
+
+async fn connect_once(server: &Server) -> Result<Running, StartError> {
+    let shared = shared(server)?;
     let limit = server.host().options.connect_timeout;
+    if let Some(directory) = &server.host().options.replay {
+        let number = server.host().next_replay(server.key());
+        let replay = Replay::open(directory, server.key(), number, server.sensitive());
+        let replay = replay.map_err(|error| failed(server, &error.to_string(), None))?;
+        let (read, write) = replay.start();
+        let wire = Wire::new(StdioLink::new(read, write, Arc::clone(&shared)), Arc::clone(&shared));
+        return Box::pin(within(server, limit, establish(server, wire, shared, limit))).await;
+    }
     match &server.config().transport {
         ExtensionTransport::Stdio { command, args } => {
             connect_stdio(server, shared, command, args, limit).await
@@ -192,17 +191,30 @@ pub(crate) async fn connect(server: &Server) -> Result<Running, StartError> {
             let names = server.host().options.builtins.names();
             let name = config::builtin_name(server.config(), server.key(), &names);
             let name = name.cloned().unwrap_or_else(|| server.config().name.clone());
-            let connection = server.host().options.builtins.connect(&name, server.context());
+            let mut context = server.context().clone();
+            context.sandbox = sandbox_of(server.config(), server.key(), &context);
+            let connection = server.host().options.builtins.connect(&name, &context, server.client());
             let connection =
                 connection.map_err(|error| StartError { error, exit_code: None, needs_auth: false })?;
             let wire = Wire::new(BuiltinLink::new(connection), Arc::clone(&shared));
             Box::pin(within(server, limit, establish(server, wire, shared, limit))).await
         }
-        ExtensionTransport::StreamableHttp { uri, headers, .. } => {
-            let transport =
-                http_transport(server, uri, headers).map_err(|text| failed(server, &text, None))?;
-            let wire = Wire::new(transport, Arc::clone(&shared));
-            Box::pin(within(server, limit, establish(server, wire, shared, limit))).await
+        ExtensionTransport::StreamableHttp { uri, headers, unix_socket } => {
+            let target = Target::new(server, uri, headers).map_err(|text| failed(server, &text, None))?;
+            let open = unix_socket.is_none() && !target.is_authenticated();
+            server.access().connecting(open.then(|| target.uri.clone()));
+            let started = if let Some(socket) = unix_socket {
+                let wire = Wire::new(target.unix(socket), Arc::clone(&shared));
+                Box::pin(within(server, limit, establish(server, wire, shared, limit))).await
+            } else {
+                let transport = target.tcp(server).map_err(|text| failed(server, &text, None))?;
+                let wire = Wire::new(transport, Arc::clone(&shared));
+                Box::pin(within(server, limit, establish(server, wire, shared, limit))).await
+            };
+            started.map_err(|error| {
+                let challenged = server.access().is_challenged();
+                if challenged { error.wants_auth() } else { error }
+            })
         }
         other => Err(failed(server, &format!("the type {} has no server", other.kind()), None)),
     }
@@ -227,7 +239,7 @@ async fn connect_stdio(
     args: &[String],
     limit: Duration,
 ) -> Result<Running, StartError> {
-    let mut environment = server.context().environment.clone();
+    let mut environment = config::child_environment(&server.context().environment);
     environment.extend(server.config().env.clone());
     environment.extend(server.secrets().clone());
     let argv = server.config().exec_prefix.iter().map(String::as_str).chain([command]);
@@ -238,8 +250,9 @@ async fn connect_stdio(
         stdin: StdinMode::Piped,
     };
     server.stderr().clear();
-    let mut child =
-        server.host().spawner.spawn(&spec).map_err(|error| failed(server, &error.to_string(), None))?;
+    let sandbox = sandbox_of(server.config(), server.key(), server.context());
+    let spawned = server.host().spawner.spawn_sandboxed(&spec, sandbox.as_ref());
+    let mut child = spawned.map_err(|error| failed(server, &error.to_string(), None))?;
     let pipes = (child.take_stdin(), child.take_stdout(), child.take_stderr());
     let (Some(stdin), Some(stdout), Some(errors)) = pipes else {
         return Err(failed(server, "the process has no pipes", None));
@@ -270,32 +283,6 @@ async fn connect_stdio(
     }
 }
 
-fn http_transport(
-    server: &Server,
-    uri: &str,
-    headers: &std::collections::BTreeMap<String, String>,
-) -> Result<StreamableHttpClientTransport<reqwest::Client>, String> {
-    let mut values = server.config().env.clone();
-    values.extend(server.secrets().clone());
-    let mut custom = HashMap::new();
-    for (name, value) in headers {
-        let header = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| format!("{name:?} is no name of an HTTP header"))?;
-        let mut value = HeaderValue::from_str(&config::substitute(value, &values))
-            .map_err(|_| format!("the value of the header {name} has characters that HTTP does not allow"))?;
-        value.set_sensitive(true);
-        custom.insert(header, value);
-    }
-    let mut config = StreamableHttpClientTransportConfig::with_uri(config::substitute(uri, &values))
-        .custom_headers(custom);
-    // The library's default doubles its delay for ever.
-    let mut retry = ExponentialBackoff::default();
-    retry.max_times = Some(8);
-    retry.max_delay = Some(Duration::from_secs(30));
-    config.retry_config = Arc::new(retry);
-    Ok(StreamableHttpClientTransport::with_client(server.host().http()?, config))
-}
-
 enum HandshakeError {
     Initialize(Box<ClientInitializeError>),
     Version(String),
@@ -303,10 +290,42 @@ enum HandshakeError {
 }
 
 impl HandshakeError {
+    /// What it tells about the revision that the server speaks.
+    fn teaches(&self, server: &Server) {
+        let Self::Initialize(error) = self else { return };
+        match (server.start_mode(), error.as_ref()) {
+            // Older servers may even exit when they are asked before the handshake.
+            (
+                StartMode::Probe,
+                ClientInitializeError::ConnectionClosed(_)
+                | ClientInitializeError::TransportError { .. }
+                | ClientInitializeError::UncorrelatedErrorResponse { .. },
+            ) => {
+                server.learn_era(Some(Era::Legacy));
+            }
+            (StartMode::Legacy, ClientInitializeError::JsonRpcError(error))
+                if matches!(
+                    error.code,
+                    ErrorCode::METHOD_NOT_FOUND | ErrorCode::UNSUPPORTED_PROTOCOL_VERSION
+                ) =>
+            {
+                server.learn_era(Some(Era::Modern));
+            }
+            // It may have been exchanged for an older one.
+            (StartMode::Modern, _) => server.learn_era(None),
+            _ => {}
+        }
+    }
+
     fn into_start_error(self, server: &Server, end: Option<End>) -> StartError {
+        self.teaches(server);
         let mut needs_auth = false;
         let text = match self {
             Self::Initialize(error) => {
+                let error = match *error {
+                    ClientInitializeError::LegacyFallbackFailed { fallback, .. } => fallback,
+                    other => Box::new(other),
+                };
                 needs_auth = error.is_authorization_required() || error.auth_challenge().is_some();
                 match *error {
                     ClientInitializeError::ConnectionClosed(_) => {
@@ -339,12 +358,8 @@ impl HandshakeError {
                 other => format!("its tools could not be listed: {other:?}"),
             },
         };
-        let mut start_error = failed(server, &text, end);
-        if needs_auth {
-            start_error.needs_auth = true;
-            start_error.error.reason = ErrorReason::ExtensionNeedsAuth;
-        }
-        start_error
+        let start_error = failed(server, &text, end);
+        if needs_auth { start_error.wants_auth() } else { start_error }
     }
 }
 
@@ -402,24 +417,36 @@ where
     T: Transport<RoleClient> + Send + 'static,
     T::Error: std::error::Error + Send + Sync + 'static,
 {
-    let modern = server.config().protocol == ProtocolEra::Modern;
-    let mode = if modern {
-        ClientLifecycleMode::Discover { preferred_versions: vec![ProtocolVersion::V_2026_07_28] }
-    } else {
-        ClientLifecycleMode::Initialize
+    let start = server.start_mode();
+    let newest = || vec![ProtocolVersion::V_2026_07_28];
+    let mode = match start {
+        StartMode::Legacy => ClientLifecycleMode::Initialize,
+        StartMode::Modern => ClientLifecycleMode::Discover { preferred_versions: newest() },
+        StartMode::Probe => ClientLifecycleMode::Auto {
+            preferred_versions: newest(),
+            legacy_version: Some(ProtocolVersion::V_2025_11_25),
+        },
     };
-    let service = Box::pin(Handler.serve_with_lifecycle(wire, mode)).await;
+    let asks = Asks::new(server.key(), Arc::clone(server.client()), shared.input_ended.clone());
+    let handler = Handler(Arc::clone(&asks));
+    let service = Box::pin(handler.serve_with_lifecycle(wire, mode)).await;
     let service = service.map_err(|error| HandshakeError::Initialize(Box::new(error)))?;
     let Some(info) = service.peer().peer_info() else {
         return Err(HandshakeError::Version(String::new()));
     };
     let version = &info.protocol_version;
-    let supported =
-        if modern { *version == ProtocolVersion::V_2026_07_28 } else { HANDSHAKE_VERSIONS.contains(version) };
+    let modern = *version == ProtocolVersion::V_2026_07_28;
+    let handshake = HANDSHAKE_VERSIONS.contains(version);
+    let supported = match start {
+        StartMode::Legacy => handshake,
+        StartMode::Modern => modern,
+        StartMode::Probe => handshake || modern,
+    };
     if !supported {
         return Err(HandshakeError::Version(version.to_string()));
     }
-    let connection = Arc::new(Connection::new(service.peer().clone(), shared, info));
+    server.learn_era(Some(if modern { Era::Modern } else { Era::Legacy }));
+    let connection = Arc::new(Connection::new(service.peer().clone(), shared, info, asks));
     let running = Running { service, process: None, connection, tools: Vec::new() };
     let tools = {
         // The list must not outlive the connection.

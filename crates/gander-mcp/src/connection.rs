@@ -10,7 +10,7 @@ use rmcp::{
     RoleClient,
     model::{
         CancelledNotification, CancelledNotificationParam, ClientRequest, ErrorData, GetExtensions as _,
-        RequestId, RequestMetaObject, ServerPeerInfo, ServerResult,
+        RequestId, RequestMetaObject, RootsListChangedNotification, ServerPeerInfo, ServerResult,
     },
     service::{Peer, PeerRequestOptions, RequestHandle, ServiceError},
 };
@@ -22,6 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    asks::Asks,
     calls::CallProgress,
     wire::{Route, RouteGuard, RouteTag, WireFailure, WireShared},
 };
@@ -43,9 +44,12 @@ pub(crate) enum Failure {
     Wire(WireFailure),
     /// The server answered with an error.
     Rpc(ErrorData),
+    /// What the server needs from the user cannot be had; says why.
+    Asked(String),
 }
 
 /// How to make a request.
+#[derive(Clone)]
 pub(crate) struct RequestOptions {
     pub(crate) deadline: Instant,
     /// What the deadline was made of, for messages.
@@ -76,6 +80,7 @@ pub(crate) struct Connection {
     peer: Peer<RoleClient>,
     pub(crate) shared: Arc<WireShared>,
     pub(crate) info: Arc<ServerPeerInfo>,
+    pub(crate) asks: Arc<Asks>,
     in_flight: Semaphore,
     /// Set before `ended`.
     end_cause: OnceLock<String>,
@@ -83,11 +88,17 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(peer: Peer<RoleClient>, shared: Arc<WireShared>, info: Arc<ServerPeerInfo>) -> Self {
+    pub(crate) fn new(
+        peer: Peer<RoleClient>,
+        shared: Arc<WireShared>,
+        info: Arc<ServerPeerInfo>,
+        asks: Arc<Asks>,
+    ) -> Self {
         Self {
             peer,
             shared,
             info,
+            asks,
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
             end_cause: OnceLock::new(),
             ended: CancellationToken::new(),
@@ -103,6 +114,22 @@ impl Connection {
     /// Whether requests can still be answered.
     pub(crate) fn is_alive(&self) -> bool {
         !self.ended.is_cancelled()
+    }
+
+    /// Whether nothing is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.available_permits() == MAX_IN_FLIGHT
+    }
+
+    /// Whether the connection speaks the revision without a handshake.
+    pub(crate) fn is_modern(&self) -> bool {
+        !self.info.protocol_version.has_initialize()
+    }
+
+    /// Tells the server that the session's folders changed.
+    pub(crate) async fn notify_roots_changed(&self) {
+        let notification = RootsListChangedNotification::default();
+        let _ = timeout(CANCEL_PATIENCE, self.peer.send_notification(notification.into())).await;
     }
 
     /// Makes a request and waits for its result as JSON.
@@ -171,7 +198,7 @@ impl Connection {
                 waiting.done = true;
                 return Err(self.gone().await);
             }
-            () = sleep_until(options.deadline) => {
+            () = self.asks.deadline(options.deadline) => {
                 waiting.stop("timed out").await;
                 return Err(Failure::TimedOut(options.timeout));
             }

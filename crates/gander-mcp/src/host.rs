@@ -2,11 +2,11 @@
 
 use std::{
     any::Any,
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt, io,
     path::PathBuf,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -16,7 +16,10 @@ use gander_process::{Spawner, ToolProcesses};
 use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
 use tokio::sync::mpsc;
 
-use crate::{client::SessionClient, connect::http_client, events::HostEvent, session::SessionExtensions};
+use crate::{
+    client::SessionClient, events::HostEvent, http, oauth::RefreshLocks, session::SessionExtensions,
+    wire::ReplayCounts,
+};
 
 /// How the host works.
 pub struct HostOptions {
@@ -30,10 +33,20 @@ pub struct HostOptions {
     pub connect_timeout: Duration,
     /// Deadline of a call where the extension's configuration names none.
     pub call_timeout: Duration,
+    /// How often an idle server is pinged; absent = never.
+    pub ping_interval: Option<Duration>,
+    /// Deadline of one ping.
+    pub ping_timeout: Duration,
+    /// Commands that stdio extensions may start (as configured, or their file names); absent = any.
+    pub allowed_commands: Option<Vec<String>>,
+    /// Directory that gets one file `KEY-<n>.jsonl` per connection with all its messages, secrets redacted.
+    pub record: Option<PathBuf>,
+    /// Directory of such files that answer in place of the servers, which are not started then.
+    pub replay: Option<PathBuf>,
 }
 
 impl HostOptions {
-    /// 60 s to connect, 300 s per call, no supervisor.
+    /// 60 s to connect, 300 s per call, a ping every 30 s, no supervisor.
     #[must_use]
     pub fn new(builtins: Arc<dyn BuiltinFactory>, processes: ToolProcesses) -> Self {
         Self {
@@ -42,6 +55,11 @@ impl HostOptions {
             processes,
             connect_timeout: Duration::from_secs(60),
             call_timeout: Duration::from_secs(300),
+            ping_interval: Some(Duration::from_secs(30)),
+            ping_timeout: Duration::from_secs(10),
+            allowed_commands: None,
+            record: None,
+            replay: None,
         }
     }
 }
@@ -51,11 +69,17 @@ pub trait BuiltinFactory: Send + Sync {
     /// The names of the builtin extensions.
     fn names(&self) -> Vec<String>;
 
-    /// Starts the builtin `name` for one session and returns the client's end.
+    /// Starts the builtin `name` for one session and returns the client's end. `client` is the session itself, for
+    /// builtins that keep state with it or manage its extensions.
     ///
     /// # Errors
     /// When it cannot be started.
-    fn connect(&self, name: &str, context: &SessionContext) -> Result<BuiltinConnection, ErrorDetail>;
+    fn connect(
+        &self,
+        name: &str,
+        context: &SessionContext,
+        client: &Arc<dyn SessionClient>,
+    ) -> Result<BuiltinConnection, ErrorDetail>;
 }
 
 /// Messages to a builtin server.
@@ -96,6 +120,9 @@ pub struct SessionContext {
     pub data_dir: PathBuf,
     /// Paths that tools must not touch.
     pub denied_paths: Vec<PathBuf>,
+    /// What the processes of a builtin are bound by. The host sets it for each extension by its configuration; what
+    /// the session gives here is not used.
+    pub sandbox: Option<gander_process::SandboxSpec>,
 }
 
 impl fmt::Debug for SessionContext {
@@ -109,11 +136,25 @@ impl fmt::Debug for SessionContext {
     }
 }
 
+/// Remembered configurations.
+const MAX_ERAS: usize = 10_000;
+
+/// With a handshake (until 2025-11-25), or without (2026-07-28).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Era {
+    Legacy,
+    Modern,
+}
+
 /// The MCP host of one engine.
 pub struct McpHost {
     pub(crate) options: HostOptions,
     pub(crate) spawner: Spawner,
     http: OnceLock<Result<reqwest::Client, String>>,
+    pub(crate) refresh_locks: RefreshLocks,
+    /// Which revision servers turned out to speak, by the hash of their configuration.
+    eras: Mutex<HashMap<String, Era>>,
+    replays: Mutex<ReplayCounts>,
 }
 
 impl McpHost {
@@ -121,7 +162,39 @@ impl McpHost {
     #[must_use]
     pub fn new(options: HostOptions) -> Arc<Self> {
         let spawner = Spawner::new(options.supervisor.clone(), options.processes.clone());
-        Arc::new(Self { options, spawner, http: OnceLock::new() })
+        Arc::new(Self {
+            options,
+            spawner,
+            http: OnceLock::new(),
+            refresh_locks: RefreshLocks::default(),
+            eras: Mutex::default(),
+            replays: Mutex::default(),
+        })
+    }
+
+    /// What a server of this configuration spoke before.
+    pub(crate) fn era(&self, config_hash: &str) -> Option<Era> {
+        self.eras.lock().unwrap_or_else(PoisonError::into_inner).get(config_hash).copied()
+    }
+
+    pub(crate) fn learn_era(&self, config_hash: &str, era: Option<Era>) {
+        let mut eras = self.eras.lock().unwrap_or_else(PoisonError::into_inner);
+        match era {
+            Some(era) if eras.len() < MAX_ERAS => {
+                eras.insert(config_hash.to_owned(), era);
+            }
+            _ => {
+                eras.remove(config_hash);
+            }
+        }
+    }
+
+    /// Counts the replayed connections of a key, from 1.
+    pub(crate) fn next_replay(&self, key: &str) -> usize {
+        let mut replays = self.replays.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = replays.entry(key.to_owned()).or_default();
+        *count += 1;
+        *count
     }
 
     /// The extensions of one session, empty at first. Dropping what is returned stops them all. Must be called
@@ -137,6 +210,6 @@ impl McpHost {
 
     /// The one HTTP client, made at first use.
     pub(crate) fn http(&self) -> Result<reqwest::Client, String> {
-        self.http.get_or_init(http_client).clone()
+        self.http.get_or_init(http::client).clone()
     }
 }

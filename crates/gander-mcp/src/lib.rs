@@ -15,7 +15,9 @@
 //! This crate must not decide about permissions, write events to a log, or read the process environment.
 #![warn(missing_docs)]
 
+mod actor;
 mod arguments;
+mod asks;
 mod calls;
 mod catalog;
 mod client;
@@ -24,20 +26,28 @@ mod connect;
 mod connection;
 mod content;
 mod events;
+mod features;
 mod host;
+mod http;
 mod lists;
+mod oauth;
+mod pins;
+mod rounds;
+mod sandbox;
 mod server;
 mod session;
 mod stderr;
+mod upkeep;
 mod wire;
 
 pub use calls::{CallProgress, CallRequest};
 pub use client::{
-    AuthorizeAnswer, AuthorizeRequest, ElicitAnswer, ElicitKind, ElicitRequest, NoClient, Root,
-    SampleMessage, SampleRequest, SampleResult, SessionClient,
+    AuthorizeAnswer, AuthorizeRequest, ElicitAnswer, ElicitKind, ElicitRequest, KnownExtension, NoClient,
+    Root, SampleMessage, SampleRequest, SampleResult, SessionClient,
 };
 pub use config::config_hash;
 pub use events::HostEvent;
+pub use features::{CompletionResult, CompletionTarget};
 pub use host::{BuiltinConnection, BuiltinFactory, HostOptions, McpHost, SessionContext};
 pub use lists::{
     PromptArgument, PromptInfo, PromptMessage, PromptResult, ResourceInfo, ResourceTemplateInfo,

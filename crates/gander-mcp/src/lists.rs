@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use gander_domain::{ErrorDetail, ErrorReason, Part, content::Annotations};
 use rmcp::model::{
-    ClientRequest, GetPromptRequest, GetPromptRequestParams, JsonObject, ListPromptsRequest,
+    ClientRequest, GetPromptRequest, GetPromptRequestParams, InputResponses, JsonObject, ListPromptsRequest,
     ListResourceTemplatesRequest, ListResourcesRequest, ListToolsRequest, PaginatedRequestParams,
     ReadResourceRequest, ReadResourceRequestParams,
 };
@@ -16,6 +16,7 @@ use crate::{
     calls::error_of,
     connection::{Connection, Failure, RequestOptions},
     content::{self, json_text},
+    rounds,
 };
 
 /// Pages of one list.
@@ -135,6 +136,11 @@ impl List {
             Self::Templates => ("resources/templates/list", "resourceTemplates"),
             Self::Prompts => ("prompts/list", "prompts"),
         }
+    }
+
+    /// MCP's word for it.
+    pub(crate) fn name(self) -> &'static str {
+        self.names().1
     }
 
     fn request(self, cursor: Option<String>) -> ClientRequest {
@@ -276,8 +282,12 @@ pub(crate) async fn read_resource(
     uri: &str,
 ) -> Result<Vec<Part>, ErrorDetail> {
     require(connection, List::Resources, key, "resources")?;
-    let request = ReadResourceRequest::new(ReadResourceRequestParams::new(uri));
-    let result = connection.request(request.into(), RequestOptions::within(LIST_TIMEOUT)).await;
+    let make = |responses: Option<InputResponses>, state: Option<String>| {
+        let mut params = ReadResourceRequestParams::new(uri);
+        (params.input_responses, params.request_state) = (responses, state);
+        ReadResourceRequest::new(params).into()
+    };
+    let result = rounds::request(connection, RequestOptions::within(LIST_TIMEOUT), make).await;
     let result = result.map_err(|failure| {
         let error = error_of(key, &format!("resource {uri}"), failure).with("uri", uri);
         // -32002 until 2025-11-25, -32602 since.
@@ -310,8 +320,12 @@ pub(crate) async fn get_prompt(
         })?;
         params = params.with_arguments(arguments);
     }
-    let request = GetPromptRequest::new(params);
-    let result = connection.request(request.into(), RequestOptions::within(LIST_TIMEOUT)).await;
+    let make = |responses: Option<InputResponses>, state: Option<String>| {
+        let mut params = params.clone();
+        (params.input_responses, params.request_state) = (responses, state);
+        GetPromptRequest::new(params).into()
+    };
+    let result = rounds::request(connection, RequestOptions::within(LIST_TIMEOUT), make).await;
     let result = result.map_err(|failure| error_of(key, &format!("prompt {name}"), failure))?;
     let messages = result.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     Ok(PromptResult {

@@ -1,10 +1,8 @@
-//! One server of a session and the actor that supervises it.
-//!
-//! The actor is the only one who changes the state. It connects, watches, refetches lists, restarts after a crash
-//! with backoff, and gives up when crashes come too fast; every change goes out as an event with its cause.
+//! One server of a session: what is known of it, and its state. Every change of the state goes out as an event with
+//! its cause. Only the server's actor ([`crate::actor`]) and what it runs change the state.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -14,37 +12,32 @@ use gander_domain::{
     event::ListChange,
     extension::{
         ExtensionConfig, ExtensionState, ExtensionStateChange, ExtensionStatus, ExtensionSummary,
-        ExtensionTransport,
+        ExtensionTransport, ProtocolEra,
     },
 };
 use rmcp::model::ServerPeerInfo;
 use serde_json::Value;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep, sleep_until, timeout_at},
+    time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     catalog::{self, Tool, ToolDiff},
+    client::SessionClient,
     config,
-    connect::{self, End, Running, StartError},
     connection::Connection,
     events::{HostEvent, Outbox},
-    host::{McpHost, SessionContext},
-    lists::{self, LIST_TIMEOUT, List},
+    host::{Era, McpHost, SessionContext},
+    lists::List,
+    oauth::Access,
+    pins,
     session::SessionInner,
     stderr::StderrRing,
+    upkeep::{self, Wishes},
 };
 
-/// Crashes within [`CRASH_WINDOW`] after which the server is given up.
-const MAX_CRASHES: usize = 5;
-const CRASH_WINDOW: Duration = Duration::from_secs(60);
-/// Delay before the first restart; doubles with each crash in the window.
-const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
-/// Changes of a list within this time are fetched once.
-const DEBOUNCE: Duration = Duration::from_millis(50);
 /// How long a call waits for a server that is being started again.
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -53,27 +46,41 @@ pub(crate) enum Command {
     Restart(oneshot::Sender<Result<(), ErrorDetail>>),
 }
 
+/// Which revision to begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StartMode {
+    Legacy,
+    Modern,
+    /// Ask first.
+    Probe,
+}
+
 /// What a server is made of.
 pub(crate) struct Parts {
     pub(crate) host: Arc<McpHost>,
     pub(crate) context: Arc<SessionContext>,
     pub(crate) outbox: Arc<Outbox>,
+    pub(crate) client: Arc<dyn SessionClient>,
     pub(crate) summary: ExtensionSummary,
     pub(crate) config: ExtensionConfig,
     pub(crate) secrets: BTreeMap<String, String>,
 }
 
 /// What changes.
-struct Live {
+pub(crate) struct Live {
     state: ExtensionState,
     cause: String,
     error: Option<ErrorDetail>,
-    attempt: u32,
+    pub(crate) attempt: u32,
     state_time: Timestamp,
-    info: Option<Arc<ServerPeerInfo>>,
+    pub(crate) info: Option<Arc<ServerPeerInfo>>,
     tools: Vec<Arc<Tool>>,
     generation: u64,
-    connection: Option<Arc<Connection>>,
+    pub(crate) connection: Option<Arc<Connection>>,
+    /// What is wrong with a server that runs: kind → cause.
+    pub(crate) troubles: BTreeMap<&'static str, (String, Option<ErrorDetail>)>,
+    /// Resources and prompts as last listed, by what identifies them.
+    known: BTreeMap<&'static str, BTreeMap<String, String>>,
     /// A state was reported before.
     reported: bool,
 }
@@ -91,6 +98,10 @@ pub(crate) struct Server {
     pub(crate) stop: CancellationToken,
     /// The actor has ended and nothing of the server is left.
     pub(crate) done: CancellationToken,
+    pub(crate) wishes: Wishes,
+    /// Definitions approved in this session.
+    pinned: pins::Memory,
+    access: Arc<Access>,
     session: Weak<SessionInner>,
 }
 
@@ -118,6 +129,8 @@ impl Server {
             tools: Vec::new(),
             generation: 0,
             connection: None,
+            troubles: BTreeMap::new(),
+            known: BTreeMap::new(),
             reported: false,
         };
         if let ExtensionTransport::Client { tools, .. } = &parts.config.transport {
@@ -133,6 +146,9 @@ impl Server {
             commands,
             stop,
             done: CancellationToken::new(),
+            wishes: Wishes::default(),
+            pinned: pins::Memory::default(),
+            access: Arc::default(),
             session,
         };
         (Arc::new(server), received)
@@ -148,6 +164,10 @@ impl Server {
 
     pub(crate) fn context(&self) -> &SessionContext {
         &self.parts.context
+    }
+
+    pub(crate) fn client(&self) -> &Arc<dyn SessionClient> {
+        &self.parts.client
     }
 
     pub(crate) fn outbox(&self) -> &Arc<Outbox> {
@@ -168,6 +188,11 @@ impl Server {
 
     pub(crate) fn sensitive(&self) -> &[String] {
         &self.sensitive
+    }
+
+    /// Its authorization.
+    pub(crate) fn access(&self) -> &Arc<Access> {
+        &self.access
     }
 
     pub(crate) fn stderr(&self) -> &Arc<StderrRing> {
@@ -194,7 +219,7 @@ impl Server {
         self.changes.subscribe()
     }
 
-    fn live(&self) -> std::sync::MutexGuard<'_, Live> {
+    pub(crate) fn live(&self) -> std::sync::MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -221,6 +246,31 @@ impl Server {
             state_time: live.state_time,
             stderr_tail: self.stderr.tail(),
         }
+    }
+
+    /// How to begin with it.
+    pub(crate) fn start_mode(&self) -> StartMode {
+        match (self.config().protocol, self.host().era(&self.summary().config_hash)) {
+            (ProtocolEra::Legacy, _) | (ProtocolEra::Auto, Some(Era::Legacy)) => StartMode::Legacy,
+            (ProtocolEra::Modern, _) | (ProtocolEra::Auto, Some(Era::Modern)) => StartMode::Modern,
+            // A child answers a probe at once; over HTTP it would cost a round trip, and builtins are known.
+            (ProtocolEra::Auto, None) => match &self.config().transport {
+                ExtensionTransport::Stdio { .. } => StartMode::Probe,
+                _ => StartMode::Legacy,
+            },
+        }
+    }
+
+    /// Remembers what it speaks, where that was not configured.
+    pub(crate) fn learn_era(&self, era: Option<Era>) {
+        if self.config().protocol == ProtocolEra::Auto {
+            self.host().learn_era(&self.summary().config_hash, era);
+        }
+    }
+
+    /// The connection, if there is one now.
+    pub(crate) fn current_connection(&self) -> Option<Arc<Connection>> {
+        self.live().connection.as_ref().filter(|connection| connection.is_alive()).cloned()
     }
 
     /// A live connection; waits while the server is being started (again).
@@ -263,8 +313,24 @@ impl Server {
         answer.await.map_err(|_| stopped())?
     }
 
+    /// Ready again on the same connection, after its authorization was renewed.
+    pub(crate) fn resumed(&self, connection: &Arc<Connection>) {
+        if self.state() != ExtensionState::NeedsAuth {
+            return;
+        }
+        self.live().connection = Some(Arc::clone(connection));
+        self.enter(ExtensionState::Ready, "", None, None);
+        self.settle();
+    }
+
     /// Changes the state and reports it.
-    fn enter(&self, to: ExtensionState, cause: &str, error: Option<ErrorDetail>, exit_code: Option<i32>) {
+    pub(crate) fn enter(
+        &self,
+        to: ExtensionState,
+        cause: &str,
+        error: Option<ErrorDetail>,
+        exit_code: Option<i32>,
+    ) {
         let cause = crate::stderr::clean(cause, &self.sensitive);
         let change = {
             let mut live = self.live();
@@ -293,15 +359,57 @@ impl Server {
         self.changes.send_modify(|count| *count += 1);
     }
 
+    /// Something is wrong with a server that runs.
+    pub(crate) fn trouble(&self, kind: &'static str, cause: &str, error: Option<ErrorDetail>) {
+        self.live().troubles.insert(kind, (cause.to_owned(), error));
+        self.settle();
+    }
+
+    /// It is no longer wrong.
+    pub(crate) fn recovered(&self, kind: &'static str) {
+        self.live().troubles.remove(kind);
+        self.settle();
+    }
+
+    /// Ready or degraded, as the troubles are; nothing for a server that does not run.
+    pub(crate) fn settle(&self) {
+        let (to, cause, error) = {
+            let live = self.live();
+            let first = live.troubles.values().next().cloned();
+            let (to, (cause, error)) = match first {
+                Some(trouble) => (ExtensionState::Degraded, trouble),
+                None => (ExtensionState::Ready, (String::new(), None)),
+            };
+            let runs = matches!(live.state, ExtensionState::Ready | ExtensionState::Degraded);
+            if !runs || (live.state == to && live.cause == cause) {
+                return;
+            }
+            (to, cause, error)
+        };
+        self.enter(to, &cause, error, None);
+    }
+
     /// Takes over a list of tools and returns the difference.
-    fn take_tools(&self, entries: &[Value]) -> ToolDiff {
+    pub(crate) fn take_tools(&self, entries: &[Value]) -> ToolDiff {
         let trusted = matches!(self.parts.config.transport, ExtensionTransport::Builtin);
         let tools =
             entries.iter().filter_map(|entry| catalog::from_mcp(self.key(), trusted, entry)).collect();
-        let tools = catalog::select(tools, &self.parts.config.tool_allowlist);
+        let mut tools = catalog::select(tools, &self.parts.config.tool_allowlist);
+        if self.parts.config.pin_definitions {
+            pins::apply(self.key(), self.client().as_ref(), &self.pinned, &mut tools);
+        }
+        self.put_tools(tools)
+    }
+
+    fn put_tools(&self, tools: Vec<Arc<Tool>>) -> ToolDiff {
+        let trouble = pins::trouble(&tools);
         let diff = {
             let mut live = self.live();
             let diff = ToolDiff::between(&live.tools, &tools);
+            match trouble {
+                Some(cause) => live.troubles.insert("definitions", (cause, None)),
+                None => live.troubles.remove("definitions"),
+            };
             if diff.is_empty() {
                 return diff;
             }
@@ -314,7 +422,26 @@ impl Server {
         diff
     }
 
-    fn report_list(&self, list: &str, diff: ToolDiff) {
+    /// Lets a quarantined tool be called again. `hash` is the definition that the user saw.
+    pub(crate) fn approve(&self, tool: &str, hash: &str) -> Result<(), ErrorDetail> {
+        let mut tools = self.tools();
+        pins::approve(self.key(), self.client().as_ref(), &self.pinned, &mut tools, tool, hash)?;
+        let diff = self.put_tools(tools);
+        self.settle();
+        if !diff.is_empty() {
+            self.report_list("tools", diff);
+        }
+        Ok(())
+    }
+
+    /// Takes over a list of resources or prompts and returns the difference to the one before, if there was one.
+    pub(crate) fn take_entries(&self, list: List, entries: &[Value]) -> ToolDiff {
+        let new = upkeep::by_id(list, entries);
+        let old = self.live().known.insert(list.name(), new.clone());
+        old.map_or_else(ToolDiff::default, |old| upkeep::difference(&old, &new))
+    }
+
+    pub(crate) fn report_list(&self, list: &str, diff: ToolDiff) {
         let generation = {
             let mut live = self.live();
             live.generation += 1;
@@ -328,231 +455,5 @@ impl Server {
             changed: diff.changed,
             generation,
         }));
-    }
-}
-
-/// Why supervision of a running server ended.
-enum Over {
-    Stopped,
-    Ended(End),
-    Restart(oneshot::Sender<Result<(), ErrorDetail>>),
-}
-
-/// Supervises one server until it is stopped. `previous` is the end of the server that it replaces.
-pub(crate) async fn run(
-    server: Arc<Server>,
-    commands: mpsc::Receiver<Command>,
-    previous: Option<CancellationToken>,
-) {
-    // However this ends, those who wait for it learn of it.
-    let _done = server.done.clone().drop_guard();
-    if let Some(previous) = previous {
-        previous.cancelled().await;
-    }
-    if server.is_client() {
-        server.enter(ExtensionState::Ready, "", None, None);
-        server.stop.cancelled().await;
-    } else {
-        Box::pin(Actor { server: Arc::clone(&server), commands, crashes: VecDeque::new() }.run()).await;
-    }
-    server.enter(ExtensionState::Stopped, "removed", None, None);
-}
-
-struct Actor {
-    server: Arc<Server>,
-    commands: mpsc::Receiver<Command>,
-    crashes: VecDeque<Instant>,
-}
-
-impl Actor {
-    async fn run(mut self) {
-        let server = Arc::clone(&self.server);
-        let mut reply = None;
-        server.enter(ExtensionState::Starting, "", None, None);
-        loop {
-            let started = tokio::select! {
-                biased;
-                () = server.stop.cancelled() => return,
-                started = connect::connect(&server) => started,
-            };
-            let next = match started {
-                Ok(running) => self.ready(running, reply.take()).await,
-                Err(error) => self.not_started(error, reply.take()).await,
-            };
-            match next {
-                Next::Stop => return,
-                Next::Again(answer) => reply = answer,
-            }
-        }
-    }
-
-    /// From ready to whatever comes after.
-    async fn ready(&mut self, mut running: Running, reply: Option<Reply>) -> Next {
-        let server = Arc::clone(&self.server);
-        let listed_before = !server.tools().is_empty();
-        let diff = server.take_tools(&running.tools);
-        {
-            let mut live = server.live();
-            live.connection = Some(Arc::clone(&running.connection));
-            live.info = Some(Arc::clone(&running.connection.info));
-        }
-        server.enter(ExtensionState::Ready, "", None, None);
-        if listed_before && !diff.is_empty() {
-            server.report_list("tools", diff);
-        }
-        if let Some(reply) = reply {
-            let _ = reply.send(Ok(()));
-        }
-        match self.supervise(&mut running).await {
-            Over::Stopped => {
-                running.close(&format!("extension {} was stopped", server.key())).await;
-                Next::Stop
-            }
-            Over::Restart(reply) => {
-                self.crashes.clear();
-                server.live().attempt = 0;
-                server.enter(ExtensionState::Starting, "restart requested", None, None);
-                running.close(&format!("extension {} is being restarted", server.key())).await;
-                Next::Again(Some(reply))
-            }
-            Over::Ended(end) => {
-                let tail = server.stderr.tail();
-                let mut text = format!("extension {} went away during the call: {}", server.key(), end.cause);
-                if !tail.is_empty() {
-                    text.push_str("; its last words: ");
-                    text.push_str(&tail);
-                }
-                running.connection.end(text);
-                drop(running);
-                self.crashed(&end.cause, end.exit_code, None).await
-            }
-        }
-    }
-
-    async fn supervise(&mut self, running: &mut Running) -> Over {
-        let server = Arc::clone(&self.server);
-        let connection = Arc::clone(&running.connection);
-        let lists = async {
-            loop {
-                let changed = connection.shared.signals.lists_changed().await;
-                sleep(DEBOUNCE).await;
-                for list in changed {
-                    self::refetch(&server, &connection, list).await;
-                }
-            }
-        };
-        tokio::select! {
-            biased;
-            () = server.stop.cancelled() => Over::Stopped,
-            command = self.commands.recv() => match command {
-                Some(Command::Restart(reply)) => Over::Restart(reply),
-                None => Over::Stopped,
-            },
-            end = running.ended() => Over::Ended(end),
-            () = lists => Over::Stopped,
-        }
-    }
-
-    /// A start that failed: final, unless it was a restart after a crash.
-    async fn not_started(&mut self, error: StartError, reply: Option<Reply>) -> Next {
-        let server = Arc::clone(&self.server);
-        if server.state() == ExtensionState::Restarting && !error.needs_auth {
-            return self.crashed(&error.error.message, error.exit_code, Some(error.error.clone())).await;
-        }
-        let state = if error.needs_auth { ExtensionState::NeedsAuth } else { ExtensionState::Failed };
-        let cause = error.error.message.clone();
-        server.enter(state, &cause, Some(error.error.clone()), error.exit_code);
-        if let Some(reply) = reply {
-            let _ = reply.send(Err(error.error));
-        }
-        self.wait_for_restart().await
-    }
-
-    async fn wait_for_restart(&mut self) -> Next {
-        let server = Arc::clone(&self.server);
-        tokio::select! {
-            biased;
-            () = server.stop.cancelled() => Next::Stop,
-            command = self.commands.recv() => match command {
-                Some(Command::Restart(reply)) => {
-                    self.crashes.clear();
-                    server.live().attempt = 0;
-                    server.enter(ExtensionState::Starting, "restart requested", None, None);
-                    Next::Again(Some(reply))
-                }
-                None => Next::Stop,
-            },
-        }
-    }
-
-    /// A running server ended, or one did not come back: again after a delay, or never.
-    async fn crashed(&mut self, cause: &str, exit_code: Option<i32>, error: Option<ErrorDetail>) -> Next {
-        let server = Arc::clone(&self.server);
-        let at = Instant::now();
-        self.crashes.push_back(at);
-        while self.crashes.front().is_some_and(|crash| at.duration_since(*crash) > CRASH_WINDOW) {
-            self.crashes.pop_front();
-        }
-        if self.crashes.len() > MAX_CRASHES {
-            let cause = format!("crash_loop: {} crashes within 60 s; the last: {cause}", self.crashes.len());
-            let detail = error.unwrap_or_else(|| {
-                ErrorDetail::new(
-                    ErrorReason::ExtensionUnavailable,
-                    format!(
-                        "extension {} keeps crashing ({cause}); restart it when it is repaired",
-                        server.key()
-                    ),
-                )
-                .with("extensionName", server.key())
-            });
-            server.enter(ExtensionState::Failed, &cause, Some(detail), exit_code);
-            return self.wait_for_restart().await;
-        }
-        let exponent = u32::try_from(self.crashes.len()).unwrap_or(1).saturating_sub(1);
-        let delay = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(exponent)).min(MAX_BACKOFF);
-        server.live().attempt = exponent + 1;
-        server.enter(ExtensionState::Restarting, cause, None, exit_code);
-        let due = at + delay;
-        tokio::select! {
-            biased;
-            () = server.stop.cancelled() => Next::Stop,
-            command = self.commands.recv() => match command {
-                Some(Command::Restart(reply)) => Next::Again(Some(reply)),
-                None => Next::Stop,
-            },
-            () = sleep_until(due) => Next::Again(None),
-        }
-    }
-}
-
-type Reply = oneshot::Sender<Result<(), ErrorDetail>>;
-
-enum Next {
-    Stop,
-    Again(Option<Reply>),
-}
-
-/// After a server said that a list changed. The last good list stays when it cannot be fetched.
-async fn refetch(server: &Server, connection: &Connection, list: &str) {
-    if list != "tools" {
-        server.report_list(list, ToolDiff::default());
-        return;
-    }
-    match lists::fetch(connection, List::Tools, LIST_TIMEOUT).await {
-        Ok(entries) => {
-            let diff = server.take_tools(&entries);
-            if server.state() == ExtensionState::Degraded {
-                server.enter(ExtensionState::Ready, "", None, None);
-            }
-            if !diff.is_empty() {
-                server.report_list(list, diff);
-            }
-        }
-        Err(failure) if connection.is_alive() => {
-            let error = crate::calls::error_of(server.key(), "tools/list", failure);
-            let cause = format!("the changed list of tools could not be fetched: {}", error.message);
-            server.enter(ExtensionState::Degraded, &cause, Some(error), None);
-        }
-        Err(_) => {}
     }
 }

@@ -1,7 +1,7 @@
 //! The extensions of one session.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant as StdInstant},
 };
@@ -22,19 +22,24 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    actor,
     calls::{self, CallRequest, error_of},
-    catalog::{Catalog, Tool},
+    catalog::{Catalog, Clash, Tool},
     client::SessionClient,
     config,
     connection::Connection,
     events::{self, HostEvent, Outbox},
+    features::{self, CompletionResult, CompletionTarget},
     host::{McpHost, SessionContext},
     lists::{self, LIST_TIMEOUT, List, PromptInfo, PromptResult, ResourceInfo, ResourceTemplateInfo},
-    server::{self, Parts, Server},
+    server::{Parts, Server},
 };
 
 /// How long a removed extension may take to go.
 const REMOVE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Clashes of names that are reported in one session.
+const MAX_CLASHES: usize = 256;
 
 /// A server and its actor.
 struct Entry {
@@ -53,6 +58,8 @@ pub(crate) struct SessionInner {
     catalog: RwLock<Arc<Catalog>>,
     /// Parent of every server's stop token.
     closing: CancellationToken,
+    /// Clashes of names that were reported.
+    reported: Mutex<HashSet<Clash>>,
 }
 
 impl SessionInner {
@@ -68,8 +75,29 @@ impl SessionInner {
         for (key, entry) in entries.iter() {
             catalog.add(key, &entry.server.tools());
         }
+        self.report_clashes(catalog.clashes());
         *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(catalog);
         drop(entries);
+    }
+
+    /// Says once of each clash that there is one.
+    fn report_clashes(&self, clashes: &[Clash]) {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        for clash in clashes {
+            if reported.len() >= MAX_CLASHES || !reported.insert(clash.clone()) {
+                continue;
+            }
+            let (level, kind) = if clash.public { ("warning", "collision") } else { ("notice", "shadowing") };
+            self.outbox.push(HostEvent::Notification {
+                extension_name: clash.other.clone(),
+                level: level.to_owned(),
+                logger: "gander".to_owned(),
+                data_json: serde_json::json!({
+                    "kind": kind, "tool": clash.name, "kept": clash.kept, "other": clash.other,
+                })
+                .to_string(),
+            });
+        }
     }
 
     fn catalog(&self) -> Arc<Catalog> {
@@ -124,6 +152,7 @@ impl SessionExtensions {
             entries: Mutex::default(),
             catalog: RwLock::default(),
             closing,
+            reported: Mutex::default(),
         };
         Arc::new(Self { inner: Arc::new(inner) })
     }
@@ -133,7 +162,7 @@ impl SessionExtensions {
     ///
     /// # Errors
     /// `EXTENSION_CONFIG_INVALID`, `EXTENSION_TYPE_UNSUPPORTED`, `ENV_KEY_DISALLOWED`, `SECRET_MISSING`,
-    /// `SHUTTING_DOWN`. What goes wrong later is in the extension's state.
+    /// `COMMAND_NOT_ALLOWED`, `SHUTTING_DOWN`. What goes wrong later is in the extension's state.
     pub fn add(
         &self,
         config: ExtensionConfig,
@@ -147,6 +176,8 @@ impl SessionExtensions {
             ));
         }
         let key = config::validate(&config, &secrets, &self.inner.host.options.builtins.names())?;
+        let allowed = self.inner.host.options.allowed_commands.as_deref();
+        config::validate_command(&config, allowed)?;
         let summary = ExtensionSummary {
             key: key.clone(),
             name: config.name.clone(),
@@ -161,6 +192,18 @@ impl SessionExtensions {
             if known.summary().config_hash == summary.config_hash && *known.secrets() == secrets {
                 return Ok(known.summary().clone());
             }
+            if known.summary().name != summary.name {
+                // Two names, one key: said aloud, as one of them is gone now.
+                self.inner.outbox.push(HostEvent::Notification {
+                    extension_name: key.clone(),
+                    level: "warning".to_owned(),
+                    logger: "gander".to_owned(),
+                    data_json: serde_json::json!({
+                        "kind": "replaced", "key": key, "old": known.summary().name, "new": summary.name,
+                    })
+                    .to_string(),
+                });
+            }
             known.stop.cancel();
             previous = Some(known.done.clone());
         }
@@ -168,13 +211,14 @@ impl SessionExtensions {
             host: Arc::clone(&self.inner.host),
             context: Arc::clone(&self.inner.context),
             outbox: Arc::clone(&self.inner.outbox),
+            client: Arc::clone(&self.inner.client),
             summary: summary.clone(),
             config,
             secrets,
         };
         let stop = self.inner.closing.child_token();
         let (server, commands) = Server::new(parts, Arc::downgrade(&self.inner), stop);
-        let actor = tokio::spawn(server::run(Arc::clone(&server), commands, previous)).abort_handle();
+        let actor = tokio::spawn(actor::run(Arc::clone(&server), commands, previous)).abort_handle();
         entries.insert(key, Entry { server, actor });
         drop(entries);
         self.inner.rebuild();
@@ -295,6 +339,9 @@ impl SessionExtensions {
         let connection = self.connection(key).await?;
         let entries = lists::fetch(&connection, list, LIST_TIMEOUT).await;
         let entries = entries.map_err(|failure| error_of(key, what, failure))?;
+        if let Some(server) = self.inner.server(key) {
+            server.take_entries(list, &entries);
+        }
         Ok(entries.iter().filter_map(|entry| map(key, entry)).collect())
     }
 
@@ -343,6 +390,90 @@ impl SessionExtensions {
     ) -> Result<PromptResult, ErrorDetail> {
         let connection = self.connection(key).await?;
         lists::get_prompt(&connection, key, name, arguments_json).await
+    }
+
+    /// Follows a resource: its changes come as [`HostEvent::ResourceUpdated`], also after a restart of the server.
+    ///
+    /// # Errors
+    /// As [`SessionExtensions::list_resources`], and `CAPABILITY_MISSING` when the server has no subscriptions.
+    pub async fn subscribe_resource(&self, key: &str, uri: &str) -> Result<(), ErrorDetail> {
+        let connection = self.connection(key).await?;
+        if connection.is_modern() {
+            features::require_subscriptions(&connection, key)?;
+        } else {
+            features::subscribe(&connection, key, uri).await?;
+        }
+        if let Some(server) = self.inner.server(key) {
+            server.wishes.subscribe(uri);
+            server.recovered("subscriptions");
+        }
+        Ok(())
+    }
+
+    /// Follows a resource no longer. Nothing happens when it was not followed.
+    ///
+    /// # Errors
+    /// As [`SessionExtensions::subscribe_resource`].
+    pub async fn unsubscribe_resource(&self, key: &str, uri: &str) -> Result<(), ErrorDetail> {
+        if let Some(server) = self.inner.server(key) {
+            server.wishes.unsubscribe(uri);
+        }
+        let connection = self.connection(key).await?;
+        if connection.is_modern() {
+            return Ok(());
+        }
+        features::unsubscribe(&connection, key, uri).await
+    }
+
+    /// Proposals for an argument of a prompt or a resource template. `value` is what was typed so far, `context` are
+    /// the other arguments.
+    ///
+    /// # Errors
+    /// As [`SessionExtensions::list_resources`], and `CAPABILITY_MISSING` when the server completes nothing.
+    pub async fn complete(
+        &self,
+        key: &str,
+        target: &CompletionTarget,
+        argument: &str,
+        value: &str,
+        context: &BTreeMap<String, String>,
+    ) -> Result<CompletionResult, ErrorDetail> {
+        let connection = self.connection(key).await?;
+        features::complete(&connection, key, target, argument, value, context).await
+    }
+
+    /// Sets from which level on a server sends log messages, also after a restart of the server.
+    ///
+    /// # Errors
+    /// As [`SessionExtensions::list_resources`], `INVALID_FIELD`, and `CAPABILITY_MISSING`.
+    pub async fn set_log_level(&self, key: &str, level: &str) -> Result<(), ErrorDetail> {
+        let connection = self.connection(key).await?;
+        features::set_log_level(&connection, key, level).await?;
+        if let Some(server) = self.inner.server(key) {
+            server.wishes.log_level(level);
+        }
+        Ok(())
+    }
+
+    /// Approves the definition of a tool that is quarantined (`ExtensionConfig::pin_definitions`). `hash` is the
+    /// `definition_hash` that the user saw; `tool` is the extension's own name of the tool, or the public one.
+    ///
+    /// # Errors
+    /// `EXTENSION_NOT_FOUND`, `TOOL_NOT_FOUND`, and `ETAG_MISMATCH` when the definition changed again.
+    pub fn approve(&self, key: &str, tool: &str, hash: &str) -> Result<(), ErrorDetail> {
+        self.inner.server(key).ok_or_else(|| not_found(key))?.approve(tool, hash)
+    }
+
+    /// Tells all servers that the session's folders ([`SessionClient::roots`]) changed.
+    pub async fn roots_changed(&self) {
+        let connections = self.inner.servers().into_iter().filter_map(|server| server.current_connection());
+        join_all(connections.map(|connection| async move {
+            // The newest revision asks when it needs them.
+            if !connection.is_modern() {
+                connection.notify_roots_changed().await;
+            }
+        }))
+        .await;
     }
 
     /// Stops all extensions at once. What is left at the deadline is killed. Nothing can be added afterwards.

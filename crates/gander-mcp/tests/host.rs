@@ -2,11 +2,19 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
+#[path = "host/asking.rs"]
+mod asking;
 #[path = "host/builtin.rs"]
 mod builtin;
 #[path = "host/common.rs"]
 mod common;
+#[path = "host/conformance.rs"]
+mod conformance;
+#[path = "host/faults.rs"]
+mod faults;
 #[path = "host/http.rs"]
 mod http;
+#[path = "host/oauth.rs"]
+mod oauth;
 #[path = "host/stdio.rs"]
 mod stdio;

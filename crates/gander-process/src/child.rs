@@ -42,6 +42,12 @@ const POLL: Duration = Duration::from_millis(5);
 /// descriptors are shared by the whole process, however many daemons live in it.
 static SPAWNING: Mutex<()> = Mutex::new(());
 
+/// Waits until every command that is being started right now is in its table: on a busy machine a child may run before
+/// its parent goes on.
+pub(crate) fn await_spawning() {
+    drop(SPAWNING.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
 /// What the command reads from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StdinMode {
@@ -222,10 +228,11 @@ impl Spawner {
         let pid = child.id().unwrap_or_default();
         // The read end may go only now: the child has its copy.
         let control = control.map(|(writer, _reader)| writer);
+        // Before the lock goes: whoever asks about a process waits for it, so that no child is faster than its entry.
+        let guard = self.processes.register(pid);
         drop(lock);
         let supervised = control.is_some();
         tracing::debug!(pid, supervised, "process started");
-        let guard = self.processes.register(pid);
         Ok(SupervisedChild { child, pid, control, supervised, exit: None, clean: false, _guard: guard })
     }
 

@@ -47,6 +47,7 @@ impl ToolProcesses {
     /// only registered processes themselves are recognised.
     #[must_use]
     pub fn is_tool_descendant(&self, pid: u32) -> bool {
+        crate::child::await_spawning();
         let tools: Vec<(ProcessId, bool)> = {
             let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
             table.entries.values().copied().collect()
@@ -70,6 +71,7 @@ impl ToolProcesses {
     /// Whether no process is registered by a living guard.
     #[must_use]
     pub fn is_empty(&self) -> bool {
+        crate::child::await_spawning();
         self.len() == 0
     }
 }

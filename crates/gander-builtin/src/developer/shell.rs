@@ -77,7 +77,7 @@ pub(super) async fn run(
     if call.ct.is_cancelled() || shared.closing.is_cancelled() {
         return Err(cancelled());
     }
-    let spawned = shared.context.spawner.spawn(&spec);
+    let spawned = shared.context.spawner.spawn_sandboxed(&spec, shared.context.sandbox.as_ref());
     let mut child =
         spawned.map_err(|error| ToolError::new(format!("the command was not started: {error}")))?;
     let mut streams =

@@ -16,7 +16,7 @@ use super::{
     sessions::ExtensionSelection,
 };
 use crate::{
-    services::store_error,
+    services::{Services, store_error},
     session::{Core, ExtensionPlan, PlannedExtension},
 };
 
@@ -36,7 +36,7 @@ pub enum AddExtension {
 /// A session's choice of extensions, kept beside the log because configurations may hold secrets.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct StoredSelection {
+pub(crate) struct StoredSelection {
     /// `None`: what the configuration enables.
     exactly: Option<Vec<serde_json::Value>>,
     added: Vec<StoredExtension>,
@@ -65,14 +65,14 @@ impl StoredSelection {
         }
     }
 
-    fn add(&mut self, config: &ExtensionConfig, origin: ExtensionOrigin) {
+    pub(crate) fn add(&mut self, config: &ExtensionConfig, origin: ExtensionOrigin) {
         let key = extension_key(&config.name);
         self.removed.retain(|k| *k != key);
         self.added.retain(|e| key_of(&e.config) != key);
         self.added.push(StoredExtension { config: gander_formats::extension::to_value(config), origin });
     }
 
-    fn remove(&mut self, key: &str) {
+    pub(crate) fn remove(&mut self, key: &str) {
         self.added.retain(|e| key_of(&e.config) != key);
         if !self.removed.iter().any(|k| k == key) {
             self.removed.push(key.to_owned());
@@ -84,23 +84,55 @@ fn key_of(config: &serde_json::Value) -> String {
     extension_key(config.get("name").and_then(serde_json::Value::as_str).unwrap_or_default())
 }
 
-impl Engine {
-    pub(super) async fn store_selection(
+impl Services {
+    pub(crate) async fn store_selection(
         &self,
         session_id: &SessionId,
         selection: &StoredSelection,
     ) -> Result<(), ErrorDetail> {
         let body = serde_json::to_vec(selection).map_err(|e| ErrorDetail::internal(e.to_string()))?;
-        let store = &self.services.store;
+        let store = &self.store;
         store.put_document(session_id, SELECTION, Some(body)).await.map_err(|e| store_error(&e))
     }
 
-    async fn selection(&self, session_id: &SessionId) -> Result<StoredSelection, ErrorDetail> {
-        let body =
-            self.services.store.get_document(session_id, SELECTION).await.map_err(|e| store_error(&e))?;
+    pub(crate) async fn selection(&self, session_id: &SessionId) -> Result<StoredSelection, ErrorDetail> {
+        let body = self.store.get_document(session_id, SELECTION).await.map_err(|e| store_error(&e))?;
         Ok(body.and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default())
     }
 
+    /// Resolves secrets and asks the policy.
+    pub(crate) fn planned(&self, mut config: ExtensionConfig, origin: ExtensionOrigin) -> PlannedExtension {
+        let dropped = gander_formats::extension::drop_disallowed_env(&mut config);
+        if !dropped.is_empty() {
+            tracing::warn!(extension = %config.name, keys = ?dropped, "disallowed environment keys were left out");
+        }
+        self.enforce_sandbox(&mut config);
+        let mut secrets = BTreeMap::new();
+        let mut refused = self.extension_policy(&config).err();
+        for key in &config.env_keys {
+            match self.config.secret(key) {
+                Some(secret) => {
+                    secrets.insert(key.clone(), secret.expose().to_owned());
+                }
+                None => {
+                    refused.get_or_insert_with(|| {
+                        ErrorDetail::new(
+                            ErrorReason::SecretMissing,
+                            format!(
+                                "extension {} needs the secret {key}; set it with `gander config set --secret {key}`",
+                                config.name
+                            ),
+                        )
+                        .with("key", key)
+                    });
+                }
+            }
+        }
+        PlannedExtension { config, origin, secrets, refused }
+    }
+}
+
+impl Engine {
     /// Keeps the client's environment, without what may be a secret.
     pub(super) async fn store_environment(
         &self,
@@ -139,7 +171,7 @@ impl Engine {
 
     async fn extension_plan(&self, session_id: &SessionId) -> Result<ExtensionPlan, ErrorDetail> {
         let session = self.session(session_id).await?;
-        let selection = self.selection(session_id).await?;
+        let selection = self.services.selection(session_id).await?;
         let mut environment = self.environment(session_id).await?;
         environment.insert("GANDER_SESSION_ID".to_owned(), session_id.to_string());
         let context = SessionContext {
@@ -149,6 +181,7 @@ impl Engine {
             environment,
             data_dir: self.session_dir(session_id),
             denied_paths: self.denied_paths.clone(),
+            sandbox: None,
         };
         let mut chosen: Vec<(ExtensionConfig, ExtensionOrigin)> = Vec::new();
         let parse = |value: &serde_json::Value| gander_formats::extension::from_value(value).ok();
@@ -168,38 +201,9 @@ impl Engine {
             }
         }
         chosen.retain(|(c, _)| !selection.removed.contains(&extension_key(&c.name)));
-        let extensions = chosen.into_iter().map(|(config, origin)| self.planned(config, origin)).collect();
+        let extensions =
+            chosen.into_iter().map(|(config, origin)| self.services.planned(config, origin)).collect();
         Ok(ExtensionPlan { context, extensions })
-    }
-
-    /// Resolves secrets and asks the policy.
-    fn planned(&self, mut config: ExtensionConfig, origin: ExtensionOrigin) -> PlannedExtension {
-        let dropped = gander_formats::extension::drop_disallowed_env(&mut config);
-        if !dropped.is_empty() {
-            tracing::warn!(extension = %config.name, keys = ?dropped, "disallowed environment keys were left out");
-        }
-        let mut secrets = BTreeMap::new();
-        let mut refused = self.extension_policy(&config).err();
-        for key in &config.env_keys {
-            match self.services.config.secret(key) {
-                Some(secret) => {
-                    secrets.insert(key.clone(), secret.expose().to_owned());
-                }
-                None => {
-                    refused.get_or_insert_with(|| {
-                        ErrorDetail::new(
-                            ErrorReason::SecretMissing,
-                            format!(
-                                "extension {} needs the secret {key}; set it with `gander config set --secret {key}`",
-                                config.name
-                            ),
-                        )
-                        .with("key", key)
-                    });
-                }
-            }
-        }
-        PlannedExtension { config, origin, secrets, refused }
     }
 
     /// The session's extensions, started if need be.
@@ -251,10 +255,10 @@ impl Engine {
         };
         check_config(&config)?;
         let extensions = self.extensions(session_id).await?;
-        let mut selection = self.selection(session_id).await?;
+        let mut selection = self.services.selection(session_id).await?;
         selection.add(&config, origin);
         let key = extension_key(&config.name);
-        let planned = self.planned(config, origin);
+        let planned = self.services.planned(config, origin);
         let (starting, id, by, receipt_key) =
             (extensions.clone(), session_id.clone(), context.actor.clone(), key.clone());
         let done = self
@@ -270,7 +274,7 @@ impl Engine {
             })
             .await?;
         done.value?;
-        self.store_selection(session_id, &selection).await?;
+        self.services.store_selection(session_id, &selection).await?;
         if wait {
             extensions.wait_ready(Duration::from_secs(60)).await;
         }
@@ -300,9 +304,9 @@ impl Engine {
     ) -> Result<Recorded<bool>, ErrorDetail> {
         let key = extension_key(name);
         let extensions = self.extensions(session_id).await?;
-        let mut selection = self.selection(session_id).await?;
+        let mut selection = self.services.selection(session_id).await?;
         selection.remove(&key);
-        self.store_selection(session_id, &selection).await?;
+        self.services.store_selection(session_id, &selection).await?;
         let removed = extensions.remove(&key).await;
         let by = context.actor.clone();
         let done = self
@@ -345,7 +349,7 @@ impl Engine {
         for config in &extensions {
             check_config(config)?;
         }
-        let mut selection = self.selection(session_id).await?;
+        let mut selection = self.services.selection(session_id).await?;
         let before = serde_json::to_value(&selection).ok();
         selection.added.retain(|e| e.origin != ExtensionOrigin::Client);
         for config in &extensions {
@@ -354,7 +358,7 @@ impl Engine {
         if serde_json::to_value(&selection).ok() == before {
             return Ok(());
         }
-        self.store_selection(session_id, &selection).await?;
+        self.services.store_selection(session_id, &selection).await?;
         self.edit(session_id, |core| {
             if core.state.session.active_turn_id.is_some() {
                 return Err(super::sessions::busy("the extensions cannot be replaced"));
@@ -416,7 +420,7 @@ pub(super) fn check_config(config: &ExtensionConfig) -> Result<(), ErrorDetail> 
     Err(error)
 }
 
-pub(super) fn extension_not_found(name: &str) -> ErrorDetail {
+pub(crate) fn extension_not_found(name: &str) -> ErrorDetail {
     ErrorDetail::new(
         ErrorReason::ExtensionNotFound,
         format!("there is no extension {name:?}; `gander config show` lists the configured ones"),

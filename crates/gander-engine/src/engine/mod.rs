@@ -27,6 +27,7 @@ use gander_mcp::McpHost;
 use gander_store::Store;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::extensions::extension_not_found;
 pub use self::{
     direct::{DirectCall, DirectCallStream},
     extensions::AddExtension,

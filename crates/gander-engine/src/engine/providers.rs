@@ -15,6 +15,10 @@ impl Engine {
         &self.services.config
     }
 
+    pub(crate) fn services(&self) -> &crate::services::Services {
+        &self.services
+    }
+
     /// Providers with whether they are configured.
     pub fn providers(&self) -> Vec<(ProviderInfo, bool)> {
         self.services.models.providers()

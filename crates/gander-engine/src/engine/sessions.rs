@@ -123,7 +123,7 @@ impl Engine {
         // Held until the actor is there: nobody may load a second one in between.
         let mut actor = slot.write().await;
         let epoch = self.services.store.create_session(commit).await.map_err(|e| store_error(&e))?;
-        self.store_selection(&session_id, &selection).await?;
+        self.services.store_selection(&session_id, &selection).await?;
         self.store_environment(&session_id, &environment).await?;
         *actor = Some(self.adopt(state, epoch));
         drop(actor);

@@ -167,6 +167,7 @@ impl Actor {
     /// The store refused: state and log may differ, so the actor ends; the next use loads the log anew.
     fn fail(mut self) {
         self.core.stop_turn();
+        self.core.drop_extensions();
         self.core.me.shared.feed.close(FeedClosed::StoreLost);
         self.core.services.sessions_lost.notify_one();
         self.inbox.close();

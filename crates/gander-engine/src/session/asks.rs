@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use futures::{StreamExt as _, future::BoxFuture};
 use gander_domain::{
     ErrorDetail, ErrorReason, Interaction, InteractionId, Item, ItemBody, Part, Payload, Usage,
-    extension::{SamplingPolicy, extension_key},
+    extension::{ExtensionOrigin, SamplingPolicy, extension_key},
     interaction::{
         Answer, DecisionKind, FormAction, InteractionKind, InteractionOutcome, InteractionState, Resolution,
         SamplingMessage, UrlPurpose,
@@ -15,8 +15,8 @@ use gander_domain::{
     usage::UsagePurpose,
 };
 use gander_mcp::{
-    AuthorizeAnswer, AuthorizeRequest, ElicitAnswer, ElicitKind, ElicitRequest, Root, SampleRequest,
-    SampleResult, SessionClient,
+    AuthorizeAnswer, AuthorizeRequest, ElicitAnswer, ElicitKind, ElicitRequest, KnownExtension, Root,
+    SampleRequest, SampleResult, SessionClient, SessionExtensions,
 };
 use gander_model::{ModelEvent, ModelRequest, ModelStop};
 
@@ -27,6 +27,8 @@ use crate::{services::Services, source::Mint};
 const ELICIT_EXPIRY: Duration = Duration::from_secs(300);
 const SAMPLING_EXPIRY: Duration = Duration::from_secs(120);
 const OAUTH_EXPIRY: Duration = Duration::from_secs(600);
+/// How long an extension that the model enables may take to start.
+const ENABLE_DEADLINE: Duration = Duration::from_secs(60);
 /// Longest model call for a server.
 const SAMPLING_DEADLINE: Duration = Duration::from_secs(120);
 /// Tokens that all sampling of one session may use.
@@ -181,6 +183,54 @@ impl SessionAsks {
         self.sampling.get(&extension_key(extension_name)).copied().unwrap_or_default()
     }
 
+    /// Adds a configured extension to the session.
+    async fn enable(&self, name: &str) -> Result<(), ErrorDetail> {
+        let key = extension_key(name);
+        let configured = self.services.configured_extensions();
+        let entry = configured
+            .into_iter()
+            .find(|e| e.key == key || extension_key(&e.config.name) == key)
+            .ok_or_else(|| crate::engine::extension_not_found(name))?;
+        let session_id = self.session.session_id().clone();
+        let mut selection = self.services.selection(&session_id).await?;
+        selection.add(&entry.config, ExtensionOrigin::Config);
+        let planned = self.services.planned(entry.config, ExtensionOrigin::Config);
+        let extensions = self.session.extensions().ok_or_else(super::actor::gone)?;
+        let starting = extensions.clone();
+        // A failure to start is a state of the extension, appended like any other, so the edit itself succeeds.
+        let started = self.session.edit(move |core: &mut Core| Ok(core.activate(&starting, planned)));
+        if let Some(error) = started.await.map_err(|_| super::actor::gone())??.value {
+            return Err(error);
+        }
+        self.services.store_selection(&session_id, &selection).await?;
+        let statuses = extensions.wait_ready(ENABLE_DEADLINE).await;
+        let status = statuses.into_iter().find(|s| s.summary.key == key);
+        match status.and_then(|s| s.error) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes an extension out of the session.
+    async fn disable(&self, name: &str) -> Result<(), ErrorDetail> {
+        let key = extension_key(name);
+        let session_id = self.session.session_id().clone();
+        let mut selection = self.services.selection(&session_id).await?;
+        selection.remove(&key);
+        self.services.store_selection(&session_id, &selection).await?;
+        let extensions = self.session.extensions().ok_or_else(super::actor::gone)?;
+        if !extensions.remove(&key).await {
+            return Err(crate::engine::extension_not_found(name));
+        }
+        let removed = self.session.edit(move |core: &mut Core| {
+            if core.state.extensions.contains_key(&key) {
+                core.emit(None, Payload::ExtensionRemoved { key });
+            }
+            Ok(())
+        });
+        removed.await.map_err(|_| super::actor::gone())?.map(|_| ())
+    }
+
     async fn approved(&self, request: &SampleRequest) -> Result<(), ErrorDetail> {
         let refused = |why: &str| Err(ErrorDetail::new(ErrorReason::CapabilityMissing, why.to_owned()));
         if self.sampled_tokens.load(std::sync::atomic::Ordering::Relaxed) >= SAMPLING_BUDGET {
@@ -277,6 +327,81 @@ impl SessionClient for SessionAsks {
                 _ => AuthorizeAnswer::Declined,
             }
         })
+    }
+
+    fn load_state(&self, key: &str) -> BoxFuture<'_, Result<Option<String>, ErrorDetail>> {
+        let key = key.to_owned();
+        Box::pin(async move {
+            let read =
+                self.session.edit(move |core| Ok(core.state.session.extension_state.get(&key).cloned()));
+            Ok(read.await.map_err(|_| super::actor::gone())??.value)
+        })
+    }
+
+    fn save_state(&self, key: &str, value: String) -> BoxFuture<'_, Result<(), ErrorDetail>> {
+        let key = key.to_owned();
+        Box::pin(async move {
+            let write = self.session.edit(move |core: &mut Core| {
+                let mut session = core.state.session.clone();
+                session.extension_state.insert(key, value);
+                core.emit(
+                    None,
+                    Payload::SessionUpdated {
+                        session: Box::new(session),
+                        changed_fields: vec!["extension_state_json".to_owned()],
+                        cause: gander_domain::event::UpdateCause::Client,
+                    },
+                );
+                Ok(())
+            });
+            write.await.map_err(|_| super::actor::gone())?.map(|_| ())
+        })
+    }
+
+    fn known_extensions(&self) -> BoxFuture<'_, Result<Vec<KnownExtension>, ErrorDetail>> {
+        Box::pin(async move {
+            let active = self.session.extensions().map(|e| e.statuses()).unwrap_or_default();
+            let mut known: Vec<KnownExtension> = active
+                .into_iter()
+                .map(|status| KnownExtension {
+                    key: status.summary.key,
+                    description: status.config.description,
+                    enabled: false,
+                    active: true,
+                })
+                .collect();
+            for entry in self.services.configured_extensions() {
+                let key = extension_key(&entry.config.name);
+                match known.iter_mut().find(|k| k.key == key) {
+                    Some(extension) => extension.enabled = entry.enabled,
+                    None => known.push(KnownExtension {
+                        key,
+                        description: entry.config.description,
+                        enabled: entry.enabled,
+                        active: false,
+                    }),
+                }
+            }
+            known.sort_by(|a, b| a.key.cmp(&b.key));
+            Ok(known)
+        })
+    }
+
+    fn set_extension(&self, name: &str, active: bool) -> BoxFuture<'_, Result<(), ErrorDetail>> {
+        let name = name.to_owned();
+        Box::pin(async move { if active { self.enable(&name).await } else { self.disable(&name).await } })
+    }
+
+    fn extensions(&self) -> Option<Arc<SessionExtensions>> {
+        self.session.extensions()
+    }
+
+    fn pinned(&self, extension: &str) -> BTreeMap<String, String> {
+        self.services.pins(extension)
+    }
+
+    fn pin(&self, extension: &str, definitions: BTreeMap<String, String>) {
+        self.services.set_pins(extension, definitions);
     }
 
     fn load_credentials(&self, key: &str) -> Option<String> {

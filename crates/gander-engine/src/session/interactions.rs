@@ -52,6 +52,7 @@ impl Core {
                 format!("interaction {interaction_id} has been resolved already"),
             )
             .with("interactionId", interaction_id)
+            .with("outcome", interaction.outcome.map(|o| format!("{o:?}").to_uppercase()).unwrap_or_default())
             .with("answeredBy", by));
         }
         let rule = validate_answer(&interaction, &answer)?;

@@ -3,6 +3,7 @@
 use gander_domain::{
     Part, PartBody,
     item::{Location, ToolKind},
+    session::{Plan, PlanEntry},
     tool::ToolDefinition,
 };
 use serde_json::Value;
@@ -85,6 +86,26 @@ pub(super) fn display_parts(structured_json: Option<&str>) -> Vec<Part> {
         .collect()
 }
 
+/// The plan out of the todo extension's structured result: `{"plan":{"entries":[…],"source_text":…}}`.
+pub(super) fn plan(structured_json: Option<&str>) -> Option<Plan> {
+    let value = serde_json::from_str::<Value>(structured_json?).ok()?;
+    let plan = value.get("plan")?;
+    let entries = plan.get("entries")?.as_array()?.iter();
+    let text =
+        |entry: &Value, key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    Some(Plan {
+        plan_id: "todo".to_owned(),
+        entries: entries
+            .map(|e| PlanEntry {
+                content: text(e, "content"),
+                priority: text(e, "priority"),
+                status: text(e, "status"),
+            })
+            .collect(),
+        source_text: text(plan, "source_text"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use gander_domain::tool::{ToolAnnotations, ToolVisibility};
@@ -123,6 +144,14 @@ mod tests {
         }
         let d = describe(&tool("read"), r#"{"path":"a.rs","offset":7}"#);
         assert_eq!(d.locations, [Location { path: "a.rs".into(), line: Some(7) }]);
+    }
+
+    #[test]
+    fn plans_are_read() {
+        let json = r#"{"plan":{"entries":[{"content":"a","priority":"high","status":"pending"}],"source_text":"- [ ] a"}}"#;
+        let read = plan(Some(json)).unwrap();
+        assert_eq!((read.entries[0].content.as_str(), read.entries[0].status.as_str()), ("a", "pending"));
+        assert_eq!(plan(Some("{}")), None);
     }
 
     #[test]

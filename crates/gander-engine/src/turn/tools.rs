@@ -173,13 +173,10 @@ impl ToolRun<'_> {
     async fn complete(&mut self, status: ToolCallStatus, result: ToolResult) -> Result<(), Stopped> {
         let (result, contents) = offload_result(result);
         let now = self.task.start.services.source.now();
-        let trusted_display = self
-            .tools
-            .iter()
-            .find(|t| t.name == self.call().name)
-            .filter(|t| t.trusted)
-            .map(|_| describe::display_parts(result.structured_content_json.as_deref()))
-            .unwrap_or_default();
+        let tool = self.tools.iter().find(|t| t.name == self.call().name).filter(|t| t.trusted);
+        let structured = tool.and(result.structured_content_json.as_deref());
+        let trusted_display = describe::display_parts(structured);
+        let plan = tool.filter(|t| t.extension_name == "todo").and_then(|_| describe::plan(structured));
         self.set(|call| {
             call.status = status;
             call.content = trusted_display;
@@ -188,8 +185,9 @@ impl ToolRun<'_> {
         self.item.state = ItemState::Completed;
         self.item.complete_time = Some(now);
         self.item.incomplete = status == ToolCallStatus::Cancelled;
-        let payload = Payload::ItemCompleted { item: Box::new(self.item.clone()) };
-        self.task.emit_with(vec![payload], contents).await
+        let completed = Payload::ItemCompleted { item: Box::new(self.item.clone()) };
+        let plan = plan.map(|plan| Payload::PlanUpdated { plan });
+        self.task.emit_with(std::iter::once(completed).chain(plan).collect(), contents).await
     }
 
     async fn permission(&mut self, tool: &ToolDefinition) -> Result<Permission, Stopped> {

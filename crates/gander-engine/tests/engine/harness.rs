@@ -54,7 +54,12 @@ impl BuiltinFactory for Builtins {
     fn names(&self) -> Vec<String> {
         vec!["developer".into()]
     }
-    fn connect(&self, name: &str, context: &SessionContext) -> Result<BuiltinConnection, ErrorDetail> {
+    fn connect(
+        &self,
+        name: &str,
+        context: &SessionContext,
+        _client: &Arc<dyn gander_mcp::SessionClient>,
+    ) -> Result<BuiltinConnection, ErrorDetail> {
         let builtin = BuiltinContext {
             additional_directories: context.additional_directories.clone(),
             environment: context.environment.clone(),

@@ -7,21 +7,29 @@
 mod builtin;
 mod notice;
 mod ordered;
+mod record;
+mod replay;
 mod route;
 mod stdio;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use rmcp::{
     RoleClient,
-    model::{ClientJsonRpcMessage, GetExtensions as _, GetMeta as _, JsonRpcMessage, ServerJsonRpcMessage},
+    model::{
+        ClientJsonRpcMessage, ClientRequest, ErrorCode, ErrorData, GetExtensions as _, GetMeta as _,
+        JsonRpcMessage, RequestId, ServerJsonRpcMessage,
+    },
     transport::Transport,
 };
+use tokio::time::{Instant, sleep_until};
 
 pub(crate) use builtin::BuiltinLink;
 use notice::Notice;
+pub(crate) use record::Recorder;
+pub(crate) use replay::{Counts as ReplayCounts, Replay};
 pub(crate) use route::{Route, RouteGuard, RouteTag, WireFailure, WireShared};
 pub(crate) use stdio::StdioLink;
 
@@ -29,11 +37,29 @@ pub(crate) use stdio::StdioLink;
 pub(crate) struct Wire<T> {
     inner: T,
     shared: Arc<WireShared>,
+    /// The question for the newest revision, and until when an answer is waited for.
+    probe: Option<(RequestId, Instant)>,
+    /// Requests that were given up here; their answers are for nobody.
+    given_up: HashSet<RequestId>,
 }
 
 impl<T> Wire<T> {
     pub(crate) fn new(inner: T, shared: Arc<WireShared>) -> Self {
-        Self { inner, shared }
+        Self { inner, shared, probe: None, given_up: HashSet::new() }
+    }
+
+    fn sees(&self, direction: &str, message: &impl serde::Serialize) {
+        if let Some(recorder) = &self.shared.recorder {
+            recorder.write(direction, message);
+        }
+    }
+
+    /// Whether the answer `id` was given up; the probe is over with it otherwise.
+    fn is_given_up(&mut self, id: Option<&RequestId>) -> bool {
+        if self.probe.as_ref().is_some_and(|(probe, _)| Some(probe) == id) {
+            self.probe = None;
+        }
+        id.is_some_and(|id| self.given_up.remove(id))
     }
 }
 
@@ -58,16 +84,46 @@ impl<T: Transport<RoleClient>> Transport<RoleClient> for Wire<T> {
             let token = request.request.get_meta().get_progress_token();
             self.shared.register(request.id.clone(), token, route);
         }
+        if let Some(limit) = self.shared.probe_limit
+            && let JsonRpcMessage::Request(request) = &item
+            && matches!(request.request, ClientRequest::DiscoverRequest(_))
+        {
+            self.probe = Some((request.id.clone(), Instant::now() + limit));
+        }
+        self.sees("out", &item);
         self.inner.send(item)
     }
 
     /// Cancel safe as the inner one is: nothing here waits after a message was taken.
     async fn receive(&mut self) -> Option<ServerJsonRpcMessage> {
         loop {
-            let Some(message) = self.inner.receive().await else {
+            let received = match self.probe.clone() {
+                None => self.inner.receive().await,
+                Some((id, deadline)) => tokio::select! {
+                    biased;
+                    received = self.inner.receive() => received,
+                    () = sleep_until(deadline) => {
+                        // Silence means an older server; the library would wait much longer.
+                        self.probe = None;
+                        self.given_up.insert(id.clone());
+                        let error = ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "no answer to server/discover", None);
+                        return Some(ServerJsonRpcMessage::error(error, Some(id)));
+                    }
+                },
+            };
+            let Some(message) = received else {
                 self.shared.input_ended.cancel();
                 return None;
             };
+            self.sees("in", &message);
+            let answered = match &message {
+                JsonRpcMessage::Response(response) => Some(&response.id),
+                JsonRpcMessage::Error(error) => error.id.as_ref(),
+                _ => None,
+            };
+            if self.is_given_up(answered.cloned().as_ref()) {
+                continue;
+            }
             match message {
                 JsonRpcMessage::Notification(notification) => match Notice::of(notification.notification) {
                     Notice::Cancelled(notification) => {

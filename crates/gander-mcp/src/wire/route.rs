@@ -3,13 +3,14 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use rmcp::model::{ProgressToken, RequestId};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::notice::Notice;
+use super::{notice::Notice, record::Recorder};
 use crate::{
     calls::CallProgress,
     events::{HostEvent, Outbox},
@@ -164,12 +165,27 @@ pub(crate) struct WireShared {
     pub(crate) signals: Signals,
     /// No more messages will come.
     pub(crate) input_ended: CancellationToken,
+    /// How long `server/discover` may take before it counts as unknown to the server; absent = as long as anything.
+    pub(super) probe_limit: Option<Duration>,
+    pub(super) recorder: Option<Recorder>,
     routes: Mutex<Routes>,
 }
 
 impl WireShared {
+    #[cfg(test)]
     pub(crate) fn new(key: &str, outbox: Arc<Outbox>) -> Arc<Self> {
+        Self::with(key, outbox, None, None)
+    }
+
+    pub(crate) fn with(
+        key: &str,
+        outbox: Arc<Outbox>,
+        probe_limit: Option<Duration>,
+        recorder: Option<Recorder>,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            probe_limit,
+            recorder,
             key: key.to_owned(),
             outbox,
             signals: Signals::default(),

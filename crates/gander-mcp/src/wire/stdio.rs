@@ -14,8 +14,9 @@ use regex::bytes::Regex;
 use rmcp::{
     RoleClient,
     model::{
-        ClientJsonRpcMessage, ClientRequest, CustomNotification, CustomResult, ErrorCode, ErrorData,
-        JsonRpcMessage, RequestId, ServerJsonRpcMessage, ServerNotification, ServerResult,
+        ClientJsonRpcMessage, ClientRequest, CustomNotification, CustomRequest, CustomResult, ErrorCode,
+        ErrorData, JsonRpcMessage, RequestId, ServerJsonRpcMessage, ServerNotification, ServerRequest,
+        ServerResult,
     },
     transport::Transport,
 };
@@ -186,6 +187,12 @@ impl<R: AsyncRead + Send + Unpin> StdioLink<R> {
     }
 
     fn take_request(&mut self, method: &str, params: Option<Value>, id: RequestId) {
+        // The library's types would lose what they do not know of a form or a message.
+        if matches!(method, "elicitation/create" | "sampling/createMessage") {
+            let request = ServerRequest::CustomRequest(CustomRequest::new(method, params));
+            self.ready.push_back(ServerJsonRpcMessage::request(request, id));
+            return;
+        }
         let mut message = serde_json::json!({"jsonrpc": "2.0", "id": id, "method": method});
         if let Some(params) = params {
             message["params"] = params;

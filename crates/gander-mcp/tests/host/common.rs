@@ -12,7 +12,7 @@ use gander_domain::{
 };
 use gander_mcp::{
     BuiltinConnection, BuiltinFactory, CallProgress, CallRequest, HostEvent, HostOptions, McpHost,
-    SessionContext, SessionExtensions,
+    SessionClient, SessionContext, SessionExtensions,
 };
 use gander_process::ToolProcesses;
 use tokio::sync::mpsc;
@@ -30,7 +30,12 @@ impl BuiltinFactory for Factory {
         vec!["lab".to_owned()]
     }
 
-    fn connect(&self, name: &str, _: &SessionContext) -> Result<BuiltinConnection, ErrorDetail> {
+    fn connect(
+        &self,
+        name: &str,
+        _: &SessionContext,
+        _: &Arc<dyn gander_mcp::SessionClient>,
+    ) -> Result<BuiltinConnection, ErrorDetail> {
         assert_eq!(name, "lab");
         Ok(self.0.connect())
     }
@@ -49,6 +54,10 @@ impl Session {
     }
 
     pub fn with(change: impl FnOnce(&mut HostOptions)) -> Self {
+        Self::with_client(change, Arc::new(gander_mcp::NoClient))
+    }
+
+    pub fn with_client(change: impl FnOnce(&mut HostOptions), client: Arc<dyn SessionClient>) -> Self {
         let server = Arc::new(TestServer::default());
         let mut options = HostOptions::new(Arc::new(Factory(Arc::clone(&server))), ToolProcesses::new());
         options.connect_timeout = PATIENCE;
@@ -62,9 +71,10 @@ impl Session {
             environment: BTreeMap::from([("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())]),
             data_dir: directory.path().to_owned(),
             denied_paths: Vec::new(),
+            sandbox: None,
         };
         let (sender, events) = mpsc::channel(64);
-        let extensions = McpHost::new(options).open_session(context, Arc::new(gander_mcp::NoClient), sender);
+        let extensions = McpHost::new(options).open_session(context, client, sender);
         Self { extensions, events, server, directory }
     }
 

@@ -150,7 +150,7 @@ async fn a_failed_start_is_repaired_by_a_restart() {
 async fn pages_that_go_in_circles_end() {
     let session = started(&["circle"]).await;
     let names: Vec<String> = session.extensions.tools().into_iter().map(|tool| tool.tool_name).collect();
-    assert_eq!(names.len(), 11, "each tool once: {names:?}");
+    assert_eq!(names.len(), 14, "each tool once: {names:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

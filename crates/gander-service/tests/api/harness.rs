@@ -49,7 +49,12 @@ impl BuiltinFactory for NoBuiltins {
     fn names(&self) -> Vec<String> {
         Vec::new()
     }
-    fn connect(&self, name: &str, _context: &SessionContext) -> Result<BuiltinConnection, ErrorDetail> {
+    fn connect(
+        &self,
+        name: &str,
+        _context: &SessionContext,
+        _client: &Arc<dyn gander_mcp::SessionClient>,
+    ) -> Result<BuiltinConnection, ErrorDetail> {
         Err(ErrorDetail::new(ErrorReason::ExtensionTypeUnsupported, format!("no builtin {name} here")))
     }
 }

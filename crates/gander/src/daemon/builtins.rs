@@ -1,18 +1,29 @@
 //! Builtin extensions as the MCP host starts them.
 
-use gander_builtin::BuiltinContext;
-use gander_domain::{ErrorDetail, ErrorReason};
-use gander_mcp::{BuiltinConnection, BuiltinFactory, SessionContext};
+use std::{path::PathBuf, sync::Arc};
+
+use futures::future::BoxFuture;
+use gander_builtin::{
+    AvailableExtension, Body, BuiltinContext, ExtensionManager, HookError, ListedResource, ResourceContent,
+    StateStore,
+};
+use gander_domain::{ErrorDetail, ErrorReason, Part, PartBody, content::Data, extension::extension_key};
+use gander_mcp::{BuiltinConnection, BuiltinFactory, SessionClient, SessionContext, SessionExtensions};
 use gander_process::{Spawner, ToolProcesses};
 
 /// Makes builtin servers in process; their commands are supervised and registered as tools.
 pub(super) struct Builtins {
     spawner: Spawner,
+    global_memory_dir: PathBuf,
 }
 
 impl Builtins {
-    pub(super) fn new(supervisor: Option<Vec<String>>, processes: ToolProcesses) -> Self {
-        Self { spawner: Spawner::new(supervisor, processes) }
+    pub(super) fn new(
+        supervisor: Option<Vec<String>>,
+        processes: ToolProcesses,
+        global_memory_dir: PathBuf,
+    ) -> Self {
+        Self { spawner: Spawner::new(supervisor, processes), global_memory_dir }
     }
 }
 
@@ -21,12 +32,22 @@ impl BuiltinFactory for Builtins {
         gander_builtin::catalogue().iter().map(|info| info.name.to_owned()).collect()
     }
 
-    fn connect(&self, name: &str, context: &SessionContext) -> Result<BuiltinConnection, ErrorDetail> {
+    fn connect(
+        &self,
+        name: &str,
+        context: &SessionContext,
+        client: &Arc<dyn SessionClient>,
+    ) -> Result<BuiltinConnection, ErrorDetail> {
+        let session = Arc::new(SessionHooks(client.clone()));
         let builtin = BuiltinContext {
+            global_memory_dir: Some(self.global_memory_dir.clone()),
+            state: session.clone(),
+            manager: Some(session),
             additional_directories: context.additional_directories.clone(),
             environment: context.environment.clone(),
             spawner: self.spawner.clone(),
             denied_paths: context.denied_paths.clone(),
+            sandbox: context.sandbox.clone(),
             ..BuiltinContext::new(&context.working_directory, &context.data_dir)
         };
         let server = gander_builtin::serve_in_process(name, builtin).ok_or_else(|| {
@@ -42,5 +63,122 @@ impl BuiltinFactory for Builtins {
             ErrorDetail::new(ErrorReason::ExtensionTypeUnsupported, reason).with("name", name)
         })?;
         Ok(BuiltinConnection::new(server.sender, server.receiver, server.server))
+    }
+}
+
+/// The session behind the hooks of builtins.
+struct SessionHooks(Arc<dyn SessionClient>);
+
+fn hook_error(error: &ErrorDetail) -> HookError {
+    HookError::new(error.message.clone())
+}
+
+impl StateStore for SessionHooks {
+    fn load<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<String>, HookError>> {
+        Box::pin(async move { self.0.load_state(key).await.map_err(|e| hook_error(&e)) })
+    }
+
+    fn save<'a>(&'a self, key: &'a str, value: String) -> BoxFuture<'a, Result<(), HookError>> {
+        Box::pin(async move { self.0.save_state(key, value).await.map_err(|e| hook_error(&e)) })
+    }
+}
+
+impl SessionHooks {
+    fn extensions(&self) -> Result<Arc<SessionExtensions>, HookError> {
+        self.0.extensions().ok_or_else(|| HookError::new("the session's extensions are not active"))
+    }
+
+    /// The keys to ask: the named one, or all but the manager itself.
+    fn keys(extensions: &SessionExtensions, name: Option<&str>) -> Vec<String> {
+        match name {
+            Some(name) => vec![extension_key(name)],
+            None => extensions
+                .statuses()
+                .into_iter()
+                .map(|s| s.summary.key)
+                .filter(|key| key != "extensionmanager")
+                .collect(),
+        }
+    }
+}
+
+impl ExtensionManager for SessionHooks {
+    fn search(&self) -> BoxFuture<'_, Result<Vec<AvailableExtension>, HookError>> {
+        Box::pin(async move {
+            let known = self.0.known_extensions().await.map_err(|e| hook_error(&e))?;
+            let available = |k: gander_mcp::KnownExtension| AvailableExtension {
+                name: k.key,
+                description: k.description,
+                enabled: k.enabled,
+                active: k.active,
+            };
+            Ok(known.into_iter().map(available).collect())
+        })
+    }
+
+    fn enable<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), HookError>> {
+        Box::pin(async move { self.0.set_extension(name, true).await.map_err(|e| hook_error(&e)) })
+    }
+
+    fn disable<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), HookError>> {
+        Box::pin(async move { self.0.set_extension(name, false).await.map_err(|e| hook_error(&e)) })
+    }
+
+    fn list_resources<'a>(
+        &'a self,
+        extension: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<ListedResource>, HookError>> {
+        Box::pin(async move {
+            let extensions = self.extensions()?;
+            let mut all = Vec::new();
+            for key in Self::keys(&extensions, extension) {
+                match extensions.list_resources(&key).await {
+                    Ok(resources) => all.extend(resources.into_iter().map(|r| ListedResource {
+                        extension: key.clone(),
+                        uri: r.uri,
+                        name: r.name,
+                        description: r.description.unwrap_or_default(),
+                        mime_type: r.mime_type.unwrap_or_default(),
+                    })),
+                    Err(error) if extension.is_some() => return Err(hook_error(&error)),
+                    // One server that fails must not hide what the others have.
+                    Err(_) => {}
+                }
+            }
+            Ok(all)
+        })
+    }
+
+    fn read_resource<'a>(
+        &'a self,
+        uri: &'a str,
+        extension: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<ResourceContent>, HookError>> {
+        Box::pin(async move {
+            let extensions = self.extensions()?;
+            let mut why = HookError::new(format!("no active extension has the resource {uri}"));
+            for key in Self::keys(&extensions, extension) {
+                match extensions.read_resource(&key, uri).await {
+                    Ok(parts) => return Ok(parts.into_iter().filter_map(resource_content).collect()),
+                    Err(error) if extension.is_some() => why = hook_error(&error),
+                    Err(_) => {}
+                }
+            }
+            Err(why)
+        })
+    }
+}
+
+fn resource_content(part: Part) -> Option<ResourceContent> {
+    match part.body {
+        PartBody::Resource { uri, mime_type, text, data } => {
+            let body = match (text, data) {
+                (Some(text), _) => Body::Text(text),
+                (None, Some(Data::Inline(blob))) => Body::Bytes(blob.0),
+                _ => return None,
+            };
+            Some(ResourceContent { uri, mime_type: mime_type.unwrap_or_default(), body })
+        }
+        _ => None,
     }
 }

@@ -116,7 +116,11 @@ impl Daemon {
         let mcp = McpHost::new(HostOptions {
             supervisor: options.supervisor.clone(),
             ..HostOptions::new(
-                Arc::new(builtins::Builtins::new(options.supervisor.clone(), processes.clone())),
+                Arc::new(builtins::Builtins::new(
+                    options.supervisor.clone(),
+                    processes.clone(),
+                    paths.config_dir().join("memory"),
+                )),
                 processes.clone(),
             )
         });
