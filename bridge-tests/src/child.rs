@@ -163,6 +163,14 @@ impl ChildDaemon {
         within(limit, "the daemon to stop", self.child.wait()).await.expect("its status")
     }
 
+    /// Its exit status, once it ends by itself.
+    ///
+    /// # Panics
+    /// When it does not end within `limit`.
+    pub async fn ended(mut self, limit: Duration) -> ExitStatus {
+        within(limit, "the daemon to end", self.child.wait()).await.expect("its status")
+    }
+
     /// Checks every log and stops the daemon.
     ///
     /// # Panics

@@ -12,10 +12,14 @@ use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{connect, events, gander_binary, pb, soon, within};
+use crate::{connect, events, eventually, gander_binary, pb, soon, within};
 
 /// How long a daemon may take to stop once it was told to, beyond its grace period.
 const STOP: Duration = Duration::from_secs(15);
+
+/// How long the directory of a daemon that has stopped may still be locked: whenever another test of this process starts
+/// a program, the new process holds a copy of every open file for the moment until it has become that program.
+const RELEASE: Duration = Duration::from_secs(2);
 
 /// A running daemon with a root of its own.
 pub struct TestDaemon {
@@ -66,6 +70,24 @@ pub fn options(root: &Path) -> DaemonOptions {
     }
 }
 
+type Started = (Ready, CancellationToken, JoinHandle<anyhow::Result<()>>);
+
+async fn launch(options: DaemonOptions) -> Result<Started, String> {
+    let shutdown = CancellationToken::new();
+    let (tell, told) = oneshot::channel();
+    let stop = shutdown.clone();
+    let task = tokio::spawn(async move {
+        serve(options, stop, |ready| {
+            let _ = tell.send(ready.clone());
+        })
+        .await
+    });
+    match soon("a daemon to start", told).await {
+        Ok(ready) => Ok((ready, shutdown, task)),
+        Err(_) => Err(format!("{:?}", task.await)),
+    }
+}
+
 impl TestDaemon {
     /// Starts a daemon with a fresh root.
     pub async fn start() -> Self {
@@ -84,18 +106,17 @@ impl TestDaemon {
     pub async fn start_in(root: TempDir, change: impl FnOnce(&mut DaemonOptions)) -> Self {
         let mut options = options(root.path());
         change(&mut options);
-        let shutdown = CancellationToken::new();
-        let (tell, told) = oneshot::channel();
-        let stop = shutdown.clone();
-        let task = tokio::spawn(async move {
-            serve(options, stop, |ready| {
-                let _ = tell.send(ready.clone());
-            })
-            .await
-        });
-        let Ok(ready) = soon("a daemon to start", told).await else {
-            panic!("the daemon did not start: {:?}", task.await);
-        };
+        let (ready, shutdown, task) = eventually(RELEASE, "the data directory to be free", || {
+            let options = options.clone();
+            async move {
+                match launch(options).await {
+                    Ok(started) => Some(started),
+                    Err(error) if error.contains("in use by another gander") => None,
+                    Err(error) => panic!("the daemon did not start: {error}"),
+                }
+            }
+        })
+        .await;
         let token = std::fs::read_to_string(&ready.token_file).expect("the token file").trim().to_owned();
         Self { root: Some(root), ready, token, shutdown, task: Some(task) }
     }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use gander_client::{Client, ClientOptions, Endpoint};
 use gander_config::{Environment, Paths};
 use gander_model::testing::FakeOpenAi;
@@ -160,7 +160,9 @@ impl Root {
         timeout(PROCESS_DEADLINE, daemon.wait_until_ready(started))
             .await
             .unwrap_or_else(|_| bail!("it did not answer in time"))
-            .with_context(|| format!("the daemon did not start; its output:\n{}", daemon.output()))?;
+            .map_err(|error| {
+                anyhow!("the daemon did not start: {error:#}\nits output:\n{}", daemon.output())
+            })?;
         Ok(daemon)
     }
 }
@@ -253,7 +255,7 @@ impl Daemon {
         let status = timeout(PROCESS_DEADLINE, self.child.wait())
             .await
             .context("the daemon did not stop in time")??;
-        ensure!(status.success(), "the daemon ended with {status}; its output:\n{}", self.output());
+        ensure!(status.success(), "the daemon ended with {status}\nits output:\n{}", self.output());
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use gander_client::Client;
 use gander_proto::v1::{WatchSessionRequest, session_event::Payload};
 use rustix::process::Rlimit;
@@ -105,7 +105,7 @@ impl Bench {
         let measured = self
             .measure_with(row, &setup)
             .await
-            .with_context(|| format!("with a daemon that wrote\n{}\n", setup.daemon.output()))?;
+            .map_err(|error| anyhow!("{error:#}\nthe daemon's output:\n{}", setup.daemon.output()))?;
         setup.daemon.stop().await?;
         Ok(measured)
     }

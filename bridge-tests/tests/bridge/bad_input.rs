@@ -173,7 +173,7 @@ async fn pages_masks_and_settings() {
     let error = events::refused(client.sessions().update_session(stale).await);
     assert!(error.is(ErrorReason::EtagMismatch) && error.code == Code::Aborted, "{error:?}");
 
-    for directory in ["relative/path", "/no/such/directory/anywhere", ""] {
+    for directory in ["relative/path", "/no/such/directory/anywhere", "/dev/null"] {
         let request = pb::CreateSessionRequest {
             working_directory: directory.into(),
             ..events::bare_session(&daemon.work())

@@ -93,7 +93,7 @@ async fn kill_9_takes_nothing_back() {
     let watchers: Vec<Watcher> =
         sessions.iter().chain(&sessions).map(|session_id| Watcher::new(&client, session_id)).collect();
     let total = || watchers.iter().map(Watcher::count).sum::<usize>();
-    let mut kills = 0;
+    let (mut kills, mut interrupted, mut unknown) = (0, 0, 0);
     let mut all_turns = Vec::new();
     while kills < ROUNDS && started.elapsed() < TIME {
         let round = start_turns(&client, &sessions, kills).await;
@@ -118,7 +118,9 @@ async fn kill_9_takes_nothing_back() {
             caught_up(watcher, &log).await;
         }
         for (session_id, turn_id) in &round.turns {
-            check_turn(&client, session_id, turn_id).await;
+            let found = check_turn(&client, session_id, turn_id).await;
+            interrupted += usize::from(found.interrupted);
+            unknown += usize::from(found.unknown);
         }
         all_turns.extend(round.turns);
     }
@@ -130,7 +132,12 @@ async fn kill_9_takes_nothing_back() {
         assert_eq!(ended.len(), wanted, "every turn has ended once");
         events::complete(&client, session_id, "say still alive").await;
     }
-    eprintln!("{kills} kills, {} events seen, {:?}", total(), started.elapsed());
+    eprintln!(
+        "{kills} kills, {} events seen, {interrupted} turns interrupted, {unknown} tools unknown, {:?}",
+        total(),
+        started.elapsed()
+    );
+    assert!(interrupted >= kills && unknown > 0, "the kills hit running turns and tools");
     drop(watchers);
     daemon.finish().await;
 }
@@ -147,8 +154,14 @@ async fn caught_up(watcher: &Watcher, log: &[SessionEvent]) {
     events::assert_same("a resumed watch", &seen, log);
 }
 
+/// What became of a turn.
+struct Found {
+    interrupted: bool,
+    unknown: bool,
+}
+
 /// The turn has ended once; if the daemon died in it, it is interrupted and a running tool's outcome is unknown.
-async fn check_turn(client: &Client, session_id: &str, turn_id: &str) {
+async fn check_turn(client: &Client, session_id: &str, turn_id: &str) -> Found {
     let log = events::log(client, session_id).await;
     let of_turn: Vec<_> = log.into_iter().filter(|event| event.turn_id == turn_id).collect();
     let ended = events::all_ended(&of_turn);
@@ -158,12 +171,49 @@ async fn check_turn(client: &Client, session_id: &str, turn_id: &str) {
     let items = events::completed_items(&of_turn);
     assert!(items.iter().all(|item| item.state() == ItemState::Completed));
     let calls = events::tool_calls(&of_turn);
-    if state == TurnState::Interrupted {
+    let interrupted = state == TurnState::Interrupted;
+    let unknown = calls.iter().any(|call| call.status() == ToolCallStatus::OutcomeUnknown);
+    if interrupted {
         assert_eq!(ended[0].interrupt_cause(), pb::InterruptCause::Restart);
         let ran = of_turn.iter().any(|event| is_running(event) && !is_answered(&of_turn, event));
-        let unknown = calls.iter().any(|call| call.status() == ToolCallStatus::OutcomeUnknown);
         assert!(!ran || unknown, "a running tool's outcome is unknown: {calls:?}");
     }
+    Found { interrupted, unknown }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turns_stream_outlives_its_daemon() {
+    let root = new_root();
+    let daemon = ChildDaemon::start(root.path()).await;
+    let client = daemon.unix().await;
+    let session_id = events::create(&client, events::bare_session(&root.path().join("work"))).await;
+    let mut stream = client.run_turn(events::run_request(events::turn(&session_id, "slow 5000")));
+    let mut seen = Vec::new();
+    events::until(
+        &mut stream,
+        &mut seen,
+        "some text",
+        |payload| matches!(payload, Payload::TextDelta(delta) if delta.text.contains("tok-20")),
+    )
+    .await;
+    daemon.kill().await;
+    let daemon = ChildDaemon::start(root.path()).await;
+    events::until(&mut stream, &mut seen, "the end", |payload| matches!(payload, Payload::TurnEnded(_)))
+        .await;
+    let seen = events::logged(&seen);
+    let ended = events::ended(&seen).expect("its end");
+    assert_eq!(
+        (ended.state(), ended.interrupt_cause()),
+        (TurnState::Interrupted, pb::InterruptCause::Restart)
+    );
+    let log = events::log(&client, &session_id).await;
+    let from = seen[0].sequence;
+    let log: Vec<_> = log.into_iter().filter(|event| event.sequence >= from).collect();
+    events::assert_same("the stream over both daemons", &seen, &log);
+    let said = events::completed_items(&seen).pop().expect("an item");
+    assert!(said.incomplete, "what had arrived is kept, and marked");
+    assert!(events::agent_text(&seen).contains("tok-20"));
+    daemon.finish().await;
 }
 
 fn is_running(event: &SessionEvent) -> bool {

@@ -46,13 +46,13 @@ async fn no_byte_of_a_deleted_session_is_left() {
     let data = daemon.root().join("data");
     assert!(!files::containing(&data, &mark).is_empty(), "the mark was there");
 
-    let mut watch = events::watch(&client, &session_id, 0);
+    let (mut watch, mut seen) = (events::watch(&client, &session_id, 0), Vec::new());
+    events::until(&mut watch, &mut seen, "the watch to stand", |_| true).await;
     let delete = pb::DeleteSessionRequest { session_id: session_id.clone(), ..Default::default() };
     soon("DeleteSession", client.sessions().delete_session(delete.clone())).await.expect("deleted");
     assert_eq!(files::containing(&data, &mark), Vec::<std::path::PathBuf>::new(), "right after the answer");
     assert!(!files::containing(&data, &kept).is_empty(), "other sessions stay");
 
-    let mut seen = Vec::new();
     let closing = events::until(&mut watch, &mut seen, "the watch to be told", |payload| {
         matches!(payload, pb::session_event::Payload::StreamClosing(_))
     });

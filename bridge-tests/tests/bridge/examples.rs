@@ -89,10 +89,15 @@ async fn the_rust_quickstart() {
     let root = daemon::new_root();
     std::fs::write(root.path().join("work/seen-by-rust.txt"), "x").expect("a file");
     let daemon = ChildDaemon::start(root.path()).await;
-    let mut run = command(&program, root.path());
-    run.env("GANDER_SOCKET", daemon.socket()).arg(daemon.socket());
-    let output = child::finished(&mut run).await;
+    let run = |prompt: &str| {
+        let mut run = command(&program, root.path());
+        run.arg(daemon.socket()).arg(prompt);
+        run
+    };
+    let output = child::finished(&mut run("list the files here")).await;
     assert_eq!(output.code, Some(0), "{output:?}");
     assert!(output.stdout.contains("seen-by-rust.txt"), "{output:?}");
+    let output = child::finished(&mut run("fail auth")).await;
+    assert_eq!(output.code, Some(1), "a failed turn: {output:?}");
     daemon.finish().await;
 }

@@ -179,10 +179,9 @@ async fn a_server_that_cannot_start_is_told_with_what_it_said() {
     let daemon = TestDaemon::start().await;
     let client = daemon.unix().await;
     let session_id = events::create(&client, events::bare_session(&daemon.work())).await;
-    let stdio = pb::StdioExtension {
-        command: "sh".into(),
-        args: vec!["-c".into(), "echo the reason is here >&2; exit 3".into()],
-    };
+    let script = daemon.work().join("broken.sh");
+    std::fs::write(&script, "echo the reason is here >&2\nexit 3\n").expect("a script");
+    let stdio = pb::StdioExtension { command: "sh".into(), args: vec![script.display().to_string()] };
     let broken = pb::ExtensionConfig {
         name: "broken".into(),
         kind: Some(pb::extension_config::Kind::Stdio(stdio)),
@@ -199,7 +198,21 @@ async fn a_server_that_cannot_start_is_told_with_what_it_said() {
         Ok(response) => format!("{:?}", response.into_inner().extension),
         Err(status) => format!("{:?}", gander_client::ClientError::from(status)),
     };
-    assert!(told.contains("the reason is here") || told.contains("EXTENSION_START_FAILED"), "{told}");
+    assert!(told.contains("the reason is here"), "{told}");
+    // Commands in a configuration's text are refused outright.
+    let stdio = pb::StdioExtension { command: "sh".into(), args: vec!["-c".into(), "exit 3".into()] };
+    let text = pb::ExtensionConfig {
+        name: "text".into(),
+        kind: Some(pb::extension_config::Kind::Stdio(stdio)),
+        ..Default::default()
+    };
+    let request = pb::AddSessionExtensionRequest {
+        session_id: session_id.clone(),
+        extension: Some(pb::add_session_extension_request::Extension::Config(Box::new(text))),
+        ..Default::default()
+    };
+    let error = events::refused(client.extensions().add_session_extension(request).await);
+    assert!(error.is(pb::ErrorReason::ExtensionConfigInvalid) && !error.violations.is_empty(), "{error:?}");
     let tools = pb::ListToolsRequest { session_id: session_id.clone(), ..Default::default() };
     assert!(client.tools().list_tools(tools).await.expect("a list").into_inner().tools.is_empty());
     // A turn goes on without it.

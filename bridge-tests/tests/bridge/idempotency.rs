@@ -136,12 +136,12 @@ async fn calling_a_tool() {
     };
     let first = call(&client, request.clone()).await.expect("a result");
     let again = call(&client, request.clone()).await.expect("the recorded result");
-    assert_eq!(first.parts, again.parts);
     let ran = std::fs::read_to_string(daemon.work().join("ran.txt")).expect("the tool ran");
     assert_eq!(ran, "once\n");
     let other = pb::CallToolRequest { arguments_json: r#"{"command": "echo twice"}"#.into(), ..request };
     let error = call(&client, other).await.expect_err("another body");
     assert!(error.is(ErrorReason::RequestIdReused), "{error:?}");
+    assert_eq!(first.parts, again.parts, "the recorded result");
     daemon.finish().await;
 }
 

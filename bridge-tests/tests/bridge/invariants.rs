@@ -17,15 +17,15 @@ async fn two_daemons_in_one_process_do_not_see_each_other() {
 
     let set = pb::SetConfigValueRequest {
         key: "GANDER_BRIDGE_TEST".into(),
-        value_json: "\"one\"".into(),
+        value_json: "\"mine-alone\"".into(),
         ..Default::default()
     };
     a.config().set_config_value(set).await.expect("set");
-    let get = pb::GetConfigValueRequest { key: "GANDER_BRIDGE_TEST".into(), ..Default::default() };
+    let get = pb::GetConfigValueRequest { key: "GANDER_BRIDGE_TEST".into() };
     let got = a.config().get_config_value(get.clone()).await.expect("a value").into_inner();
-    assert!(format!("{got:?}").contains("one"), "{got:?}");
+    assert!(format!("{got:?}").contains("mine-alone"), "{got:?}");
     let other = b.config().get_config_value(get).await;
-    assert!(!format!("{other:?}").contains("one"), "{other:?}");
+    assert!(!format!("{other:?}").contains("mine-alone"), "{other:?}");
 
     // The token of one is nothing to the other, and neither ends with it.
     let foreign =

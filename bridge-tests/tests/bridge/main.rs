@@ -7,6 +7,7 @@ mod durability;
 mod erasure;
 mod examples;
 mod extensions;
+mod hosts;
 mod idempotency;
 mod invariants;
 mod limits;

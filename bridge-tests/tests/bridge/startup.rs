@@ -231,5 +231,8 @@ async fn a_newcomers_first_commands() {
     assert_eq!(failed.code, Some(1), "{failed:?}");
     let doctor = child::run(root.path(), &["doctor"]).await;
     assert_eq!(doctor.code, Some(0), "{doctor:?}");
-    daemon.finish().await;
+    events::check_store(&client).await;
+    let stop = child::run(root.path(), &["stop", "--grace", "1s"]).await;
+    assert_eq!(stop.code, Some(0), "{stop:?}");
+    assert!(daemon.ended(Duration::from_secs(10)).await.success());
 }
