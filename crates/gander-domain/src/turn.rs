@@ -15,6 +15,9 @@ pub struct Turn {
     pub error: Option<ErrorDetail>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_by: Option<Actor>,
+    /// Who asked for the cancel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled_by: Option<Actor>,
     /// Set when the state is `Interrupted`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interrupted_by: Option<InterruptCause>,

@@ -20,7 +20,8 @@ pub use content::MAX_INLINE_BYTES;
 pub use engine::*;
 /// What extensions offer besides tools.
 pub use gander_mcp::{
-    CallProgress, PromptArgument, PromptInfo, PromptMessage, PromptResult, ResourceInfo, ResourceTemplateInfo,
+    CallProgress, CompletionResult, CompletionTarget, PromptArgument, PromptInfo, PromptMessage,
+    PromptResult, ResourceInfo, ResourceTemplateInfo,
 };
 /// Types of this API that live in the crates below: callers need not name those.
 pub mod types {

@@ -52,7 +52,8 @@ pub struct Commit {
     pub summary: Option<Arc<Session>>,
     /// Content that the events refer to.
     pub contents: Vec<NewContent>,
-    /// Recorded with the effect.
+    /// Recorded with the effect. A record of the same request that was there before ([`Store::put_idempotency`] of a
+    /// call that has begun) gets this response; of another request it stays as it is.
     pub idempotency: Vec<IdempotencyRecord>,
 }
 

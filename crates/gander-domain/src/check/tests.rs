@@ -24,6 +24,7 @@ fn turn(id: &str, state: TurnState) -> Box<Turn> {
         stop_reason: None,
         error: None,
         started_by: None,
+        cancelled_by: None,
         interrupted_by: None,
         limits: TurnLimits::default(),
         model: None,

@@ -1,14 +1,17 @@
 //! Resources and prompts of a session's extensions.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use gander_domain::{
-    ErrorDetail, ErrorReason, Part, SessionId,
-    extension::{ExtensionState, extension_key},
+    ErrorDetail, ErrorReason, Part, Sequence, SessionId,
+    extension::{ExtensionState, ExtensionStatus, extension_key},
 };
-use gander_mcp::{PromptInfo, PromptResult, ResourceInfo, ResourceTemplateInfo, SessionExtensions};
+use gander_mcp::{
+    CompletionResult, CompletionTarget, PromptInfo, PromptResult, ResourceInfo, ResourceTemplateInfo,
+    SessionExtensions,
+};
 
-use super::{Engine, extensions::WAIT_FOR_TOOLS};
+use super::{Engine, Recorded, extensions::WAIT_FOR_TOOLS};
 
 impl Engine {
     /// The session's extensions, and the keys to ask: one, or all that are ready.
@@ -120,5 +123,66 @@ impl Engine {
         extensions
             .stderr(&extension_key(extension_name))
             .ok_or_else(|| super::extensions::extension_not_found(extension_name))
+    }
+
+    /// Watches a resource for changes, which come as `ResourceUpdated` events.
+    pub async fn subscribe_resource(
+        &self,
+        session_id: &SessionId,
+        extension_name: &str,
+        uri: &str,
+        subscribe: bool,
+    ) -> Result<Sequence, ErrorDetail> {
+        let (extensions, _) = self.asked(session_id, Some(extension_name)).await?;
+        let key = extension_key(extension_name);
+        if subscribe {
+            extensions.subscribe_resource(&key, uri).await?;
+        } else {
+            extensions.unsubscribe_resource(&key, uri).await?;
+        }
+        Ok(self.edit(session_id, |_| Ok(())).await?.sequence)
+    }
+
+    /// Proposals for an argument of a prompt or of a resource template.
+    pub async fn complete_argument(
+        &self,
+        session_id: &SessionId,
+        extension_name: &str,
+        target: CompletionTarget,
+        argument: (String, String),
+        context: BTreeMap<String, String>,
+    ) -> Result<CompletionResult, ErrorDetail> {
+        let (extensions, _) = self.asked(session_id, Some(extension_name)).await?;
+        let (name, value) = argument;
+        extensions.complete(&extension_key(extension_name), &target, &name, &value, &context).await
+    }
+
+    /// How much an extension is to report.
+    pub async fn set_extension_log_level(
+        &self,
+        session_id: &SessionId,
+        extension_name: &str,
+        level: &str,
+    ) -> Result<(), ErrorDetail> {
+        let (extensions, _) = self.asked(session_id, Some(extension_name)).await?;
+        extensions.set_log_level(&extension_key(extension_name), level).await
+    }
+
+    /// Approves changed definitions of tools, by the hash that the approver has seen.
+    pub async fn approve_tool_definitions(
+        &self,
+        session_id: &SessionId,
+        extension_name: &str,
+        approvals: Vec<(String, String)>,
+    ) -> Result<Recorded<ExtensionStatus>, ErrorDetail> {
+        let (extensions, _) = self.asked(session_id, Some(extension_name)).await?;
+        let key = extension_key(extension_name);
+        for (tool, hash) in &approvals {
+            extensions.approve(&key, tool, hash)?;
+        }
+        let status = extensions.statuses().into_iter().find(|s| s.summary.key == key);
+        let value = status.ok_or_else(|| super::extension_not_found(extension_name))?;
+        let sequence = self.edit(session_id, |_| Ok(())).await?.sequence;
+        Ok(Recorded { value, sequence })
     }
 }

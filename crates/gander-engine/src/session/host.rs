@@ -100,24 +100,30 @@ impl Core {
         deadline: Duration,
     ) -> Result<(HostCallId, oneshot::Receiver<HostCallOutcome>), ErrorDetail> {
         let Some(host) = &self.host else { return Err(no_host()) };
+        let calls = host.calls.clone();
         let host_call_id = self.services.source.host_call_id();
+        let (sender, receiver) = oneshot::channel();
+        let turn_id = self.state.session.active_turn_id.clone().filter(|_| item_id.is_some());
         let call = HostCall {
             host_call_id: host_call_id.clone(),
             item_id: item_id.clone(),
             deadline: self.services.source.now().plus(deadline),
             kind,
         };
-        host.calls.try_send(call).map_err(|e| match e {
-            mpsc::error::TrySendError::Full(_) => ErrorDetail::new(
-                ErrorReason::Overloaded,
-                format!("the attached host has {MAX_CALLS} calls open already"),
-            ),
-            mpsc::error::TrySendError::Closed(_) => no_host(),
-        })?;
-        let (sender, receiver) = oneshot::channel();
-        let turn_id = self.state.session.active_turn_id.clone().filter(|_| item_id.is_some());
+        // Known before it is sent: a quick host answers before this function has returned.
         self.host_calls.insert(host_call_id.clone(), OpenHostCall { item_id, turn_id, answer: sender });
         self.services.note_host_call(&host_call_id, self.session_id());
+        if let Err(error) = calls.try_send(call) {
+            self.host_calls.remove(&host_call_id);
+            self.services.forget_host_call(&host_call_id);
+            return Err(match error {
+                mpsc::error::TrySendError::Full(_) => ErrorDetail::new(
+                    ErrorReason::Overloaded,
+                    format!("the attached host has {MAX_CALLS} calls open already"),
+                ),
+                mpsc::error::TrySendError::Closed(_) => no_host(),
+            });
+        }
         Ok((host_call_id, receiver))
     }
 

@@ -287,17 +287,26 @@ impl Core {
         let Some(turn) = self.state.turn(turn_id).cloned() else {
             return Err(turn_not_found(turn_id));
         };
-        self.act_as(by);
+        self.act_as(by.clone());
         if turn.state == TurnState::Queued {
             self.queued.retain(|q| q.start.turn_id != *turn_id);
+            self.note_cancelled_by(turn_id, by);
             self.close_turn(turn_id, TurnOutcome::Cancelled);
         } else if !turn.state.is_terminal() && turn.state != TurnState::Cancelling {
             let mut turn = turn;
             turn.state = TurnState::Cancelling;
+            turn.cancelled_by = Some(by);
             self.emit(Some(turn_id.clone()), Payload::TurnCancelRequested { turn: Box::new(turn) });
             self.stop_work(None);
         }
         self.state.turn(turn_id).cloned().ok_or_else(|| turn_not_found(turn_id))
+    }
+
+    /// For a turn whose only event about its cancel is its end.
+    fn note_cancelled_by(&mut self, turn_id: &TurnId, by: Actor) {
+        if let Some(turn) = self.state.turns.iter_mut().find(|t| t.turn_id == *turn_id) {
+            turn.cancelled_by = Some(by);
+        }
     }
 
     /// Ends the running turn and the queue because the daemon stops.
@@ -391,6 +400,7 @@ fn new_turn(start: &TurnStart, now: Timestamp) -> Turn {
         stop_reason: None,
         error: None,
         started_by: Some(start.actor.clone()),
+        cancelled_by: None,
         interrupted_by: None,
         limits: start.limits,
         model: Some(start.model.selection.clone()),

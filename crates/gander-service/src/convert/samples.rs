@@ -173,6 +173,7 @@ pub(super) fn turn() -> Turn {
             client_name: "c/1".into(),
             protocol: "grpc".into(),
         }),
+        cancelled_by: None,
         interrupted_by: None,
         limits: TurnLimits {
             max_model_calls: Some(3),

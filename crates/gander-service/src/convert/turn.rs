@@ -24,7 +24,7 @@ pub(crate) fn turn_to_pb(turn: &Turn, session_id: &SessionId, queue_position: Op
         model: turn.model.as_ref().map(session::model_to_pb),
         usage: Some(usage::usage_to_pb(&turn.usage)),
         started_by: turn.started_by.as_ref().map(actor_to_pb),
-        cancelled_by: None,
+        cancelled_by: turn.cancelled_by.as_ref().map(actor_to_pb),
         interrupt_cause: turn.interrupted_by.map_or(0, enums::interrupt_cause_to_pb),
         create_time: Some(time_to_pb(turn.create_time)),
         start_time: turn.start_time.map(time_to_pb),

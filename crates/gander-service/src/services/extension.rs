@@ -177,16 +177,36 @@ impl ExtensionService for Api {
 
     async fn set_extension_log_level(
         &self,
-        _request: Request<pb::SetExtensionLogLevelRequest>,
+        request: Request<pb::SetExtensionLogLevelRequest>,
     ) -> Answer<pb::SetExtensionLogLevelResponse> {
-        Err(not_implemented("SetExtensionLogLevel"))
+        let request = request.into_inner();
+        let (id, name) = session_and_name(&request.session_id, request.extension_name).or_status()?;
+        let level = match pb::LogLevel::try_from(request.level) {
+            Ok(level) if level != pb::LogLevel::Unspecified => level,
+            _ => return Err(ErrorDetail::invalid("level", "must be DEBUG to EMERGENCY")).or_status(),
+        };
+        let level = level.as_str_name().trim_start_matches("LOG_LEVEL_").to_ascii_lowercase();
+        self.run(|engine| async move { engine.set_extension_log_level(&id, &name, &level).await }).await?;
+        Ok(Response::new(pb::SetExtensionLogLevelResponse {}))
     }
 
     async fn approve_tool_definitions(
         &self,
-        _request: Request<pb::ApproveToolDefinitionsRequest>,
+        request: Request<pb::ApproveToolDefinitionsRequest>,
     ) -> Answer<pb::ApproveToolDefinitionsResponse> {
-        Err(not_implemented("ApproveToolDefinitions"))
+        let request = request.into_inner();
+        let (id, name) = session_and_name(&request.session_id, request.extension_name).or_status()?;
+        if request.approvals.is_empty() {
+            return Err(ErrorDetail::invalid("approvals", "must name at least one tool")).or_status();
+        }
+        let approvals = request.approvals.into_iter().map(|a| (a.tool_name, a.definition_hash)).collect();
+        let done = self
+            .run(|engine| async move { engine.approve_tool_definitions(&id, &name, approvals).await })
+            .await?;
+        Ok(Response::new(pb::ApproveToolDefinitionsResponse {
+            extension: Some(status_to_pb(&done.value)),
+            sequence: done.sequence,
+        }))
     }
 }
 

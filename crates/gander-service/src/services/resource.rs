@@ -1,7 +1,7 @@
 //! Resources and prompts of a session's extensions (the other half of ToolService).
 
 use gander_domain::{ErrorDetail, ErrorReason, Part, PartBody, SessionId};
-use gander_engine::{PromptArgument, PromptInfo, ResourceInfo, ResourceTemplateInfo};
+use gander_engine::{CompletionTarget, PromptArgument, PromptInfo, ResourceInfo, ResourceTemplateInfo};
 use gander_proto::v1 as pb;
 use prost::Message;
 use tonic::Status;
@@ -43,6 +43,50 @@ lists! {
         |t: &ResourceTemplateInfo| format!("{} {}", t.extension_name, t.uri_template);
     list_prompts: "ListPrompts", ListPromptsRequest => ListPromptsResponse.prompts, list_prompts, prompt_to_pb,
         |p: &PromptInfo| format!("{} {}", p.extension_name, p.name);
+}
+
+/// Session, extension and URI of a request.
+pub(super) fn address(
+    session_id: &str,
+    extension_name: String,
+    uri: String,
+) -> Result<(SessionId, String, String), ErrorDetail> {
+    let mut v = Violations::default();
+    let id = v.id(&At::root("session_id"), session_id, |t| SessionId::new(t));
+    let name = v.name(&At::root("extension_name"), extension_name);
+    let uri = v.name(&At::root("uri"), uri);
+    v.finish(id.map(|id| (id, name, uri)))
+}
+
+pub(super) async fn complete_argument(
+    api: &Api,
+    request: pb::CompleteArgumentRequest,
+) -> Result<pb::CompleteArgumentResponse, Status> {
+    use pb::complete_argument_request::Target;
+    let mut v = Violations::default();
+    let id = v.id(&At::root("session_id"), &request.session_id, |t| SessionId::new(t));
+    let name = v.name(&At::root("extension_name"), request.extension_name);
+    let argument = v.name(&At::root("argument_name"), request.argument_name);
+    let target = match request.target {
+        Some(Target::PromptName(name)) => Some(CompletionTarget::Prompt(name)),
+        Some(Target::UriTemplate(template)) => Some(CompletionTarget::ResourceTemplate(template)),
+        None => {
+            v.add(&At::root("prompt_name"), "must be set, or uri_template");
+            None
+        }
+    };
+    let (id, target) = v.finish(id.zip(target)).or_status()?;
+    let (value, context) = (request.argument_value, request.context_arguments.into_iter().collect());
+    let result = api
+        .run(|engine| async move {
+            engine.complete_argument(&id, &name, target, (argument, value), context).await
+        })
+        .await?;
+    Ok(pb::CompleteArgumentResponse {
+        values: result.values,
+        total_count: result.total.map(|total| i32::try_from(total).unwrap_or(i32::MAX)),
+        has_more: result.has_more,
+    })
 }
 
 pub(super) async fn read_resource(

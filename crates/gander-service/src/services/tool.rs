@@ -19,7 +19,7 @@ use crate::{
     Api,
     context::incoming,
     convert::{At, Violations, non_empty, tool},
-    error::{IntoStatus as _, not_implemented, status},
+    error::{IntoStatus as _, status},
     paging::{cut_page, page_size},
     watch::Answers,
 };
@@ -65,16 +65,25 @@ impl ToolService for Api {
 
     async fn subscribe_resource(
         &self,
-        _request: Request<pb::SubscribeResourceRequest>,
+        request: Request<pb::SubscribeResourceRequest>,
     ) -> Answer<pb::SubscribeResourceResponse> {
-        Err(not_implemented("SubscribeResource"))
+        let request = request.into_inner();
+        let (id, name, uri) =
+            resource::address(&request.session_id, request.extension_name, request.uri).or_status()?;
+        let subscribed =
+            self.run(|engine| async move { engine.subscribe_resource(&id, &name, &uri, true).await });
+        Ok(Response::new(pb::SubscribeResourceResponse { sequence: subscribed.await? }))
     }
 
     async fn unsubscribe_resource(
         &self,
-        _request: Request<pb::UnsubscribeResourceRequest>,
+        request: Request<pb::UnsubscribeResourceRequest>,
     ) -> Answer<pb::UnsubscribeResourceResponse> {
-        Err(not_implemented("UnsubscribeResource"))
+        let request = request.into_inner();
+        let (id, name, uri) =
+            resource::address(&request.session_id, request.extension_name, request.uri).or_status()?;
+        self.run(|engine| async move { engine.subscribe_resource(&id, &name, &uri, false).await }).await?;
+        Ok(Response::new(pb::UnsubscribeResourceResponse {}))
     }
 
     async fn list_prompts(
@@ -90,9 +99,9 @@ impl ToolService for Api {
 
     async fn complete_argument(
         &self,
-        _request: Request<pb::CompleteArgumentRequest>,
+        request: Request<pb::CompleteArgumentRequest>,
     ) -> Answer<pb::CompleteArgumentResponse> {
-        Err(not_implemented("CompleteArgument"))
+        resource::complete_argument(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_permission_rules(

@@ -215,6 +215,12 @@ pub(super) async fn idempotency_records_keep_the_first_answer(open: Open) {
     store.put_idempotency(IdempotencyRecord { session_id: None, ..record("free", "x", 9) }).await.unwrap();
     assert_eq!(store.idempotency("StartTurn", "k").await.unwrap(), Some(record("k", "first", 5)));
     assert_eq!(store.idempotency("Other", "k").await.unwrap(), None, "keys belong to a method");
+    let mut outcome = commit("a", epoch, vec![delta(3, "i", "y")]);
+    outcome.idempotency.push(record("k", "outcome", 7));
+    outcome.idempotency.push(IdempotencyRecord { request_hash: "other".to_owned(), ..record("k", "no", 8) });
+    store.commit(outcome).await.unwrap();
+    let known = store.idempotency("StartTurn", "k").await.unwrap();
+    assert_eq!(known, Some(record("k", "outcome", 5)), "a commit completes what its own request announced");
     assert_eq!(store.expire_idempotency(Timestamp::from_seconds(6)).await.unwrap(), 1);
     assert_eq!(store.idempotency("StartTurn", "k").await.unwrap(), None);
     assert!(store.idempotency("StartTurn", "free").await.unwrap().is_some_and(|r| r.session_id.is_none()));

@@ -93,6 +93,7 @@ pub fn turn(name: &str, state: TurnState) -> Box<Turn> {
         stop_reason: None,
         error: None,
         started_by: None,
+        cancelled_by: None,
         interrupted_by: None,
         limits: TurnLimits::default(),
         model: None,

@@ -107,7 +107,7 @@ fn apply_rare(conn: &Connection, cache: &mut Cache, work: &Work) -> Result<i64, 
             }
             Ok(0)
         }
-        Work::PutIdempotency(record) => put_idempotency(conn, cache, record).map(|()| 0),
+        Work::PutIdempotency(record) => put_idempotency(conn, cache, record, false).map(|()| 0),
         Work::ExpireIdempotency(before) => {
             let gone =
                 conn.prepare_cached("DELETE FROM idempotency WHERE create_time < ?1")?.execute([before.0])?;
@@ -218,7 +218,7 @@ fn append_to(conn: &Connection, cache: &mut Cache, mut entry: Entry, encoded: &E
         }
     }
     for record in &commit.idempotency {
-        put_idempotency(conn, cache, record)?;
+        put_idempotency(conn, cache, record, true)?;
     }
     Ok(())
 }
@@ -367,14 +367,22 @@ fn copy_content(conn: &Connection, from: i64, to: i64, content_id: &str) -> Resu
 }
 
 /// The first record of a key stays: it tells what the key did.
-fn put_idempotency(conn: &Connection, cache: &mut Cache, record: &IdempotencyRecord) -> Result<(), Fault> {
+/// `outcome`: the record comes with the effect and completes what a record of the same request announced.
+fn put_idempotency(
+    conn: &Connection,
+    cache: &mut Cache,
+    record: &IdempotencyRecord,
+    outcome: bool,
+) -> Result<(), Fault> {
     let session = match &record.session_id {
         Some(id) => Some(cache.get(conn, id)?.key),
         None => None,
     };
     conn.prepare_cached(
-        "INSERT OR IGNORE INTO idempotency(session, create_time, method, key, request_hash, response)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO idempotency(session, create_time, method, key, request_hash, response)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT DO UPDATE SET response = excluded.response
+         WHERE ?7 AND request_hash = excluded.request_hash",
     )?
     .execute(params![
         session,
@@ -382,7 +390,8 @@ fn put_idempotency(conn: &Connection, cache: &mut Cache, record: &IdempotencyRec
         record.method,
         record.key,
         record.request_hash,
-        record.response
+        record.response,
+        outcome
     ])?;
     Ok(())
 }
