@@ -11,7 +11,7 @@ use pb::{ExtensionState, session_event::Payload};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The server's main file; `None` where Node's packages are not installed.
-fn server() -> Option<PathBuf> {
+pub(crate) fn server() -> Option<PathBuf> {
     let Some(modules) = std::env::var_os("GANDER_TEST_NODE_DIR") else {
         skip("GANDER_TEST_NODE_DIR is not set: no Node packages to talk to");
         return None;
@@ -21,7 +21,7 @@ fn server() -> Option<PathBuf> {
     Some(file)
 }
 
-fn config(server: &std::path::Path, mark: &str) -> pb::ExtensionConfig {
+pub(crate) fn config(server: &std::path::Path, mark: &str) -> pb::ExtensionConfig {
     let stdio = pb::StdioExtension {
         command: "node".into(),
         args: vec![server.display().to_string(), "stdio".into(), format!("--mark={mark}")],
@@ -33,7 +33,7 @@ fn config(server: &std::path::Path, mark: &str) -> pb::ExtensionConfig {
     }
 }
 
-async fn add(client: &Client, session_id: &str, config: pb::ExtensionConfig) -> pb::ExtensionStatus {
+pub(crate) async fn add(client: &Client, session_id: &str, config: pb::ExtensionConfig) -> pb::ExtensionStatus {
     let request = pb::AddSessionExtensionRequest {
         session_id: session_id.to_owned(),
         extension: Some(pb::add_session_extension_request::Extension::Config(Box::new(config))),
@@ -44,7 +44,7 @@ async fn add(client: &Client, session_id: &str, config: pb::ExtensionConfig) -> 
     added.expect("added").into_inner().extension.expect("a status")
 }
 
-fn call(session_id: &str, tool: &str, arguments: &str) -> pb::CallToolRequest {
+pub(crate) fn call(session_id: &str, tool: &str, arguments: &str) -> pb::CallToolRequest {
     pb::CallToolRequest {
         session_id: session_id.to_owned(),
         name: format!("everything__{tool}"),
@@ -54,7 +54,7 @@ fn call(session_id: &str, tool: &str, arguments: &str) -> pb::CallToolRequest {
 }
 
 /// Progress and result of a call.
-async fn called(client: &Client, request: pb::CallToolRequest) -> (Vec<pb::ToolProgress>, pb::ToolResult) {
+pub(crate) async fn called(client: &Client, request: pb::CallToolRequest) -> (Vec<pb::ToolProgress>, pb::ToolResult) {
     soon("CallTool", async {
         let mut stream = client.tools().call_tool(request).await.expect("a call").into_inner();
         let mut progress = Vec::new();

@@ -1,6 +1,7 @@
 //! The promises of the whole, through the API and with real processes: one program, one module per promise.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+mod asking;
 mod bad_input;
 mod cancel;
 mod durability;

@@ -270,6 +270,10 @@ pub fn config_hash(config: &ExtensionConfig) -> String {
         ProtocolEra::Legacy => "legacy",
         ProtocolEra::Modern => "modern",
     });
+    hash.field(
+        &serde_json::to_string(&(config.sampling, &config.sandbox, config.pin_definitions))
+            .unwrap_or_default(),
+    );
     hex(&hash.0.finalize())
 }
 

@@ -39,8 +39,6 @@ pub(super) struct SessionAsks {
     services: Arc<Services>,
     session: SessionHandle,
     roots: Vec<Root>,
-    /// Key → whether it may use the model.
-    sampling: BTreeMap<String, SamplingPolicy>,
     sampled_tokens: std::sync::atomic::AtomicU64,
 }
 
@@ -49,11 +47,10 @@ impl SessionAsks {
         services: Arc<Services>,
         session: SessionHandle,
         context: &gander_mcp::SessionContext,
-        sampling: BTreeMap<String, SamplingPolicy>,
     ) -> Self {
         let folders = std::iter::once(&context.working_directory).chain(&context.additional_directories);
         let roots = folders.map(|f| Root { uri: file_uri(f), name: name_of(f) }).collect();
-        Self { services, session, roots, sampling, sampled_tokens: std::sync::atomic::AtomicU64::new(0) }
+        Self { services, session, roots, sampled_tokens: std::sync::atomic::AtomicU64::new(0) }
     }
 
     /// Asks and waits. When the asker goes away before the answer, the question is withdrawn.
@@ -180,7 +177,9 @@ impl SessionAsks {
     }
 
     fn policy(&self, extension_name: &str) -> SamplingPolicy {
-        self.sampling.get(&extension_key(extension_name)).copied().unwrap_or_default()
+        let key = extension_key(extension_name);
+        let statuses = self.session.extensions().map(|e| e.statuses()).unwrap_or_default();
+        statuses.into_iter().find(|s| s.summary.key == key).map(|s| s.config.sampling).unwrap_or_default()
     }
 
     /// Adds a configured extension to the session.

@@ -184,16 +184,7 @@ impl Core {
             return active.clone();
         }
         let (events, inbox) = tokio::sync::mpsc::channel(256);
-        let sampling = plan
-            .extensions
-            .iter()
-            .map(|p| (gander_domain::extension::extension_key(&p.config.name), p.config.sampling));
-        let client = super::asks::SessionAsks::new(
-            self.services.clone(),
-            self.me.clone(),
-            &plan.context,
-            sampling.collect(),
-        );
+        let client = super::asks::SessionAsks::new(self.services.clone(), self.me.clone(), &plan.context);
         let extensions = self.services.mcp.open_session(plan.context, Arc::new(client), events);
         self.services.tasks.spawn(super::actor::pump_extension_events(inbox, self.me.clone()));
         self.extensions = Some(extensions.clone());
