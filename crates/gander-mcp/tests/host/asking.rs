@@ -367,11 +367,12 @@ async fn the_newest_revision_asks_in_rounds_and_reports_on_one_stream() {
     let client = TestClient::accepting(r#"{"name": "Ada", "age": 1}"#);
     let mut session = started(&["modern"], client, |_| {}).await;
     let result = session.call("child__input", "").await;
-    assert_eq!(
-        text(&result),
-        r#""s-1" {"action":"accept","content":{"age":1,"name":"Ada"}}"#,
-        "state and answers come back"
-    );
+    // As JSON: the order of keys depends on features that other crates of the build switch on.
+    let said = text(&result);
+    let (state, answer) = said.split_once(' ').expect("state and answer");
+    let answer: serde_json::Value = serde_json::from_str(answer).expect("JSON");
+    let wanted = serde_json::json!({"action": "accept", "content": {"age": 1, "name": "Ada"}});
+    assert_eq!((state, answer), (r#""s-1""#, wanted), "state and answers come back");
     session.extensions.subscribe_resource("child", "r:1").await.unwrap();
     tokio::time::timeout(PATIENCE, async {
         while json(&session.call("child__state", "").await)["subscribed"] != serde_json::json!(["r:1"]) {}
