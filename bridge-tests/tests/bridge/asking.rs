@@ -25,7 +25,9 @@ async fn respond(client: &Client, interaction: &pb::Interaction, answer: pb::int
         answer: Some(pb::InteractionAnswer { answer: Some(answer) }),
         ..Default::default()
     };
-    soon("RespondToInteraction", client.interactions().respond_to_interaction(request)).await.expect("an answer");
+    soon("RespondToInteraction", client.interactions().respond_to_interaction(request))
+        .await
+        .expect("an answer");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -67,7 +69,10 @@ async fn a_server_uses_the_model_only_when_allowed() {
         pb::ExtensionConfig { sampling: Some(policy), ..config(&server, "sampling") },
     )
     .await;
-    assert!(tools(&with) > tools(&without), "sampling tools appear with the capability: {without:?} {with:?}");
+    assert!(
+        tools(&with) > tools(&without),
+        "sampling tools appear with the capability: {without:?} {with:?}"
+    );
     let prompt = r#"{"prompt": "say from the demo", "maxTokens": 50}"#;
     let asking = called(&client, call(&session_id, "trigger-sampling-request", prompt));
     let answering = async {
@@ -123,10 +128,12 @@ async fn the_model_manages_extensions_through_the_builtin() {
     let client = daemon.unix().await;
     let session_id = events::create(&client, events::bare_session(&daemon.work())).await;
     add(&client, &session_id, builtin("extensionmanager")).await;
-    let found = events::complete(&client, &session_id, "call extensionmanager__search_available_extensions {}").await;
+    let found =
+        events::complete(&client, &session_id, "call extensionmanager__search_available_extensions {}").await;
     let text = events::result_text(&events::tool_calls(&found)[0]);
     assert!(text.contains("developer"), "{text}");
-    let enable = r#"call extensionmanager__manage_extensions {"action": "enable", "extension_name": "developer"}"#;
+    let enable =
+        r#"call extensionmanager__manage_extensions {"action": "enable", "extension_name": "developer"}"#;
     events::complete(&client, &session_id, enable).await;
     let output = events::shell_output(&client, &session_id, "echo enabled").await;
     assert!(output.contains("enabled"), "{output}");
@@ -145,7 +152,8 @@ async fn a_sandboxed_developer_changes_only_what_it_may() {
     let sandbox = pb::ExtensionSandbox { mode: pb::SandboxMode::ReadOnly as i32, ..Default::default() };
     add(&client, &session_id, pb::ExtensionConfig { sandbox: Some(sandbox), ..builtin("developer") }).await;
     let work = daemon.work();
-    let output = events::shell_output(&client, &session_id, "echo x > by-shell; cat /etc/hostname; echo ok").await;
+    let output =
+        events::shell_output(&client, &session_id, "echo x > by-shell; cat /etc/hostname; echo ok").await;
     assert!(output.contains("ok") && !work.join("by-shell").exists(), "{output}");
     let write = r#"call developer__write {"path": "by-tool", "content": "x"}"#;
     events::complete(&client, &session_id, write).await;

@@ -33,7 +33,11 @@ pub(crate) fn config(server: &std::path::Path, mark: &str) -> pb::ExtensionConfi
     }
 }
 
-pub(crate) async fn add(client: &Client, session_id: &str, config: pb::ExtensionConfig) -> pb::ExtensionStatus {
+pub(crate) async fn add(
+    client: &Client,
+    session_id: &str,
+    config: pb::ExtensionConfig,
+) -> pb::ExtensionStatus {
     let request = pb::AddSessionExtensionRequest {
         session_id: session_id.to_owned(),
         extension: Some(pb::add_session_extension_request::Extension::Config(Box::new(config))),
@@ -54,7 +58,10 @@ pub(crate) fn call(session_id: &str, tool: &str, arguments: &str) -> pb::CallToo
 }
 
 /// Progress and result of a call.
-pub(crate) async fn called(client: &Client, request: pb::CallToolRequest) -> (Vec<pb::ToolProgress>, pb::ToolResult) {
+pub(crate) async fn called(
+    client: &Client,
+    request: pb::CallToolRequest,
+) -> (Vec<pb::ToolProgress>, pb::ToolResult) {
     soon("CallTool", async {
         let mut stream = client.tools().call_tool(request).await.expect("a call").into_inner();
         let mut progress = Vec::new();

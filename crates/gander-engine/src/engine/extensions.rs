@@ -409,13 +409,24 @@ pub(super) fn is_own_variable(name: &str) -> bool {
     name.starts_with("GOOSE_SERVER__") || matches!(name, "GANDER_TOKEN" | "GOOSE_PORT")
 }
 
-pub(super) fn check_config(config: &ExtensionConfig) -> Result<(), ErrorDetail> {
+/// Refuses what an extension must not be: invalid, a shell in disguise, or in charge of variables that change what is
+/// loaded into processes.
+pub fn check_config(config: &ExtensionConfig) -> Result<(), ErrorDetail> {
+    let disallowed = gander_formats::extension::disallowed_env_keys(config);
+    if !disallowed.is_empty() {
+        let keys = disallowed.join(", ");
+        let message = format!(
+            "extension {}: {keys} may not be set by an extension; remove it from envs and env_keys",
+            config.name
+        );
+        return Err(ErrorDetail::new(ErrorReason::EnvKeyDisallowed, message).with("keys", keys));
+    }
     let violations = gander_formats::extension::validate(config);
     let Some(first) = violations.first() else { return Ok(()) };
-    let mut error = ErrorDetail::new(
-        ErrorReason::ExtensionConfigInvalid,
-        format!("extension {}: {}: {}", config.name, first.field, first.description),
-    );
+    let message = format!("extension {}: {}: {}", config.name, first.field, first.description);
+    let mut error = ErrorDetail::new(ErrorReason::ExtensionConfigInvalid, message)
+        .with("extensionName", &config.name)
+        .with("field", &first.field);
     error.violations = violations;
     Err(error)
 }

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::extensions::extension_not_found;
 pub use self::{
     direct::{DirectCall, DirectCallStream},
-    extensions::AddExtension,
+    extensions::{AddExtension, check_config},
     history::{ForkRequest, ItemsPage, ItemsQuery},
     idempotency::{IdempotencyKey, Receipt},
     interactions::InteractionFilter,

@@ -20,7 +20,7 @@ use gander_store::{Commit, ListQuery, SearchHit, SearchQuery, SessionStats};
 
 use super::{
     Engine, Recorded, RequestContext,
-    extensions::StoredSelection,
+    extensions::{StoredSelection, check_config},
     idempotency::{Keyed, Receipt},
 };
 use crate::{
@@ -111,6 +111,9 @@ impl Engine {
             Keyed::Fresh(recorder) => recorder,
         };
         self.refuse_when_draining()?;
+        for config in new.extensions.exactly.iter().flatten().chain(&new.extensions.add) {
+            check_config(config)?;
+        }
         let selection = StoredSelection::of(&new.extensions);
         let environment = new.client_environment.clone();
         let session = self.new_session(new)?;

@@ -6,7 +6,7 @@ use gander_domain::{
 };
 use gander_engine::types::ConfiguredEntry;
 use gander_engine::types::extension_format as format;
-use gander_engine::{AddExtension, Engine, config_error};
+use gander_engine::{AddExtension, Engine, check_config, config_error};
 use gander_proto::v1::{self as pb, extension_service_server::ExtensionService};
 use tonic::{Request, Response, Status};
 
@@ -46,7 +46,7 @@ impl ExtensionService for Api {
         let config = v.required(&At::root("config"), request.config);
         let config = config.and_then(|c| config_from_pb(c, &At::root("config"), &mut v));
         let config = v.finish(config).or_status()?;
-        check(&config).or_status()?;
+        check_config(&config).or_status()?;
         let (entry, created) = self.run_blocking(move |engine| put(engine, config, request.enabled)).await?;
         Ok(Response::new(pb::PutExtensionResponse { extension: Some(configured_to_pb(&entry)), created }))
     }
@@ -245,18 +245,6 @@ fn addition(request: pb::AddSessionExtensionRequest) -> Result<(SessionId, AddEx
         }
     };
     v.finish(id.zip(extension))
-}
-
-/// What the format says about a configuration, beyond its shape.
-fn check(config: &ExtensionConfig) -> Result<(), ErrorDetail> {
-    let violations = format::validate(config);
-    let Some(first) = violations.first() else { return Ok(()) };
-    let message = format!("extension {}: {}: {}", config.name, first.field, first.description);
-    let mut error = ErrorDetail::new(ErrorReason::ExtensionConfigInvalid, message)
-        .with("extensionName", &config.name)
-        .with("field", &first.field);
-    error.violations = violations;
-    Err(error)
 }
 
 fn configured_to_pb(entry: &ConfiguredEntry) -> pb::ConfiguredExtension {

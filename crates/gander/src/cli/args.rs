@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
+use super::extension::args::{ExtensionCommand, OneOffArgs, WithArgs};
+
 const EXAMPLES: &str = "\
 Examples:
   gander run \"list the files here\"        one turn with tools, in this directory
@@ -76,6 +78,9 @@ pub(super) enum Command {
     /// List and call tools without a model
     #[command(subcommand)]
     Tool(ToolCommand),
+    /// Manage extensions: the MCP servers that give sessions their tools
+    #[command(subcommand)]
+    Extension(ExtensionCommand),
     /// See which models there are and whether they work
     #[command(subcommand)]
     Provider(ProviderCommand),
@@ -107,6 +112,7 @@ Examples:
   gander run \"list the files here\"
   gander run --mode approve \"tidy up this directory\"
   gander run --session ID                 continue where the conversation stands
+  gander run --no-profile --with-extension \"npx -y some-mcp-server\" \"use it\"
   gander run --json \"…\" | jq .text_delta   one JSON object per event
 
 Without a configured model the builtin `demo` model answers: fixed rules, real tools.
@@ -149,6 +155,8 @@ pub(super) struct RunArgs {
     /// Stop the turn after so many calls of the model
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
     pub(super) max_model_calls: Option<i32>,
+    #[command(flatten)]
+    pub(super) with: WithArgs,
 }
 
 /// When tools may run.
@@ -319,10 +327,15 @@ pub(super) enum ToolCommand {
         #[arg(short, long, value_name = "ID")]
         session: Option<String>,
         #[command(flatten)]
+        only: OneOffArgs,
+        #[command(flatten)]
         json: JsonArg,
     },
     /// Call a tool and print its result
-    #[command(after_help = "Example:\n  gander tool call shell '{\"command\": \"ls\"}'")]
+    #[command(after_help = "\
+Examples:
+  gander tool call shell '{\"command\": \"ls\"}'
+  gander tool call echo '{\"message\": \"hi\"}' --cmd \"npx -y @modelcontextprotocol/server-everything\"")]
     Call {
         /// Name of the tool, with or without its extension's
         name: String,
@@ -332,6 +345,8 @@ pub(super) enum ToolCommand {
         /// The session. Default: a temporary one in this directory
         #[arg(short, long, value_name = "ID")]
         session: Option<String>,
+        #[command(flatten)]
+        only: OneOffArgs,
         #[command(flatten)]
         json: JsonArg,
     },

@@ -24,6 +24,8 @@ pub(super) struct Asking {
 #[derive(Debug)]
 enum Kind {
     Choice(Vec<Choice>),
+    /// A page to open; `true`: the address that the browser was sent to may be pasted.
+    Page(Vec<Choice>, bool),
     Form(Form),
 }
 
@@ -83,10 +85,13 @@ impl Asking {
                 },
                 Choice { key: "n", label: "Deny".to_owned(), answer: decision(PermissionDecision::Deny, "") },
             ]),
-            Question::OpenUrl(_) => Kind::Choice(vec![
-                Choice { key: "d", label: "Done".to_owned(), answer: url(UrlAction::Done) },
-                Choice { key: "n", label: "No".to_owned(), answer: url(UrlAction::Decline) },
-            ]),
+            Question::OpenUrl(question) => Kind::Page(
+                vec![
+                    Choice { key: "d", label: "Done".to_owned(), answer: url(UrlAction::Done, "") },
+                    Choice { key: "n", label: "No".to_owned(), answer: url(UrlAction::Decline, "") },
+                ],
+                question.accepts_callback_url,
+            ),
             Question::ElicitForm(form) => {
                 Kind::Form(Form { fields: fields(&form.schema_json), next: None, content: Map::new() })
             }
@@ -97,16 +102,11 @@ impl Asking {
     /// What to print before waiting for a line; no newline at the end.
     pub(super) fn prompt(&self) -> String {
         match &self.kind {
-            Kind::Choice(choices) => {
-                let choices: Vec<String> = choices
-                    .iter()
-                    .enumerate()
-                    .map(|(index, choice)| match choice.key {
-                        "" => format!("[{}] {}", index + 1, choice.label),
-                        key => format!("[{key}] {}", choice.label),
-                    })
-                    .collect();
-                format!("  {}? ", choices.join("  "))
+            Kind::Choice(choices) => format!("  {}? ", offered(choices)),
+            Kind::Page(choices, false) => format!("  {}? ", offered(choices)),
+            Kind::Page(choices, true) => {
+                let choices = offered(choices);
+                format!("  {choices}, or paste the address where the browser ended? ")
             }
             Kind::Form(form) => match form.next.and_then(|index| form.fields.get(index)) {
                 Some(field) => format!("  {}: ", field.describe()),
@@ -119,33 +119,56 @@ impl Asking {
     pub(super) fn line(&mut self, line: &str) -> Step {
         let line = line.trim();
         match &mut self.kind {
-            Kind::Choice(choices) => {
-                let lower = line.to_lowercase();
-                let number = line.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
-                let by_number = number.and_then(|index| choices.get(index));
-                let found = by_number.or_else(|| {
-                    choices.iter().find(|choice| {
-                        !lower.is_empty() && (choice.key == lower || choice.label.to_lowercase() == lower)
-                    })
-                });
-                let yes_or_no = || {
-                    let key = match lower.as_str() {
-                        "yes" => "y",
-                        "no" => "n",
-                        _ => return None,
-                    };
-                    choices.iter().find(|choice| choice.key == key)
-                };
-                match found.or_else(yes_or_no) {
-                    Some(choice) => Step::Answer(InteractionAnswer { answer: Some(choice.answer.clone()) }),
-                    None => {
-                        Step::Ask("  please type one of the letters in brackets, or its number".to_owned())
-                    }
-                }
+            Kind::Page(_, true) if is_address(line) => {
+                Step::Answer(InteractionAnswer { answer: Some(url(UrlAction::Done, line)) })
             }
+            Kind::Choice(choices) | Kind::Page(choices, _) => choose(choices, line),
             Kind::Form(form) => form.line(line),
         }
     }
+}
+
+/// "[y] Allow  [n] Deny".
+fn offered(choices: &[Choice]) -> String {
+    let choices: Vec<String> = choices
+        .iter()
+        .enumerate()
+        .map(|(index, choice)| match choice.key {
+            "" => format!("[{}] {}", index + 1, choice.label),
+            key => format!("[{key}] {}", choice.label),
+        })
+        .collect();
+    choices.join("  ")
+}
+
+fn choose(choices: &[Choice], line: &str) -> Step {
+    let lower = line.to_lowercase();
+    let number = line.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+    let by_number = number.and_then(|index| choices.get(index));
+    let found = by_number.or_else(|| {
+        choices
+            .iter()
+            .find(|choice| !lower.is_empty() && (choice.key == lower || choice.label.to_lowercase() == lower))
+    });
+    let yes_or_no = || {
+        let key = match lower.as_str() {
+            "yes" => "y",
+            "no" => "n",
+            _ => return None,
+        };
+        choices.iter().find(|choice| choice.key == key)
+    };
+    match found.or_else(yes_or_no) {
+        Some(choice) => Step::Answer(InteractionAnswer { answer: Some(choice.answer.clone()) }),
+        None => Step::Ask("  please type one of the letters in brackets, or its number".to_owned()),
+    }
+}
+
+fn is_address(line: &str) -> bool {
+    let (scheme, rest) = line.split_once("://").unwrap_or_default();
+    (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"))
+        && !rest.is_empty()
+        && !rest.contains(char::is_whitespace)
 }
 
 impl Form {
@@ -241,7 +264,7 @@ pub(super) fn refusal(interaction: &Interaction) -> Option<InteractionAnswer> {
             InteractionAnswer { answer: Some(decision(PermissionDecision::Deny, NOBODY)) }
         }
         Question::ElicitForm(_) => form_answer(FormAction::Decline, String::new()),
-        Question::OpenUrl(_) => InteractionAnswer { answer: Some(url(UrlAction::Decline)) },
+        Question::OpenUrl(_) => InteractionAnswer { answer: Some(url(UrlAction::Decline, "")) },
     })
 }
 
@@ -276,8 +299,8 @@ fn decision(kind: PermissionDecision, comment: &str) -> Answer {
     })
 }
 
-fn url(action: UrlAction) -> Answer {
-    Answer::Url(UrlAnswer { action: action as i32, callback_url: String::new() })
+fn url(action: UrlAction, callback_url: &str) -> Answer {
+    Answer::Url(UrlAnswer { action: action as i32, callback_url: callback_url.to_owned() })
 }
 
 fn form_answer(action: FormAction, content_json: String) -> InteractionAnswer {
@@ -423,6 +446,35 @@ mod tests {
         let Some(Answer::Url(url)) = refusal(&url).unwrap().answer else { panic!("url") };
         assert_eq!(url.action(), UrlAction::Decline);
         assert_eq!(refusal(&Interaction::default()), None);
+    }
+
+    #[test]
+    fn a_page_is_answered_with_done_no_or_its_address() {
+        for (accepts, line, wanted) in [
+            (true, "d", Some((UrlAction::Done, ""))),
+            (true, "done", Some((UrlAction::Done, ""))),
+            (true, "no", Some((UrlAction::Decline, ""))),
+            (true, " http://127.0.0.1/cb?code=1 ", Some((UrlAction::Done, "http://127.0.0.1/cb?code=1"))),
+            (true, "http://", None),
+            (true, "http://x y", None),
+            (true, "file:///x", None),
+            (true, "", None),
+            (false, "http://127.0.0.1/cb?code=1", None),
+        ] {
+            let question = UrlQuestion { accepts_callback_url: accepts, ..UrlQuestion::default() };
+            let interaction =
+                Interaction { question: Some(Question::OpenUrl(question)), ..Interaction::default() };
+            let mut asking = Asking::new(&interaction).unwrap();
+            assert_eq!(asking.prompt().contains("paste"), accepts);
+            let found = match asking.line(line) {
+                Step::Answer(InteractionAnswer { answer: Some(Answer::Url(answer)) }) => {
+                    Some((answer.action(), answer.callback_url.clone()))
+                }
+                Step::Ask(_) => None,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(found, wanted.map(|(action, url)| (action, url.to_owned())), "{line}");
+        }
     }
 
     #[test]

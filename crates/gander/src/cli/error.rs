@@ -130,6 +130,10 @@ fn remedy_for(reason: ErrorReason) -> Option<&'static str> {
             "wait for it, watch it with `gander session events ID --follow`, or cancel it where it was started"
         }
         ErrorReason::ToolNotFound => "`gander tool list` shows the tools",
+        ErrorReason::ExtensionNotFound => {
+            "`gander extension list` shows the configured extensions, with --session ID those of a session"
+        }
+        ErrorReason::SecretMissing => "store it with `gander config set --secret NAME`",
         ErrorReason::ProviderNotFound => "`gander provider list` shows the providers",
         ErrorReason::ProviderNotConfigured => {
             "set a model with `gander config set GOOSE_PROVIDER openai` and its key with \

@@ -30,6 +30,8 @@ macro_rules! names {
 names!(
     CallToolResponse,
     ConfigValue,
+    ConfiguredExtension,
+    ExtensionStatus,
     Item,
     ModelInfo,
     Provider,
@@ -81,6 +83,8 @@ mod tests {
         }
         check::<v1::CallToolResponse>();
         check::<v1::ConfigValue>();
+        check::<v1::ConfiguredExtension>();
+        check::<v1::ExtensionStatus>();
         check::<v1::Item>();
         check::<v1::ModelInfo>();
         check::<v1::Provider>();

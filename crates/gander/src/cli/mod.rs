@@ -11,6 +11,7 @@ mod connect;
 mod diff;
 mod doctor;
 mod error;
+mod extension;
 mod json;
 mod mcp;
 mod output;
@@ -100,6 +101,7 @@ async fn dispatch(context: &Context, command: Command) -> CliResult<u8> {
         Command::Run(args) => Box::pin(run::run(context, *args)).await,
         Command::Session(command) => Box::pin(session::session(context, command)).await,
         Command::Tool(command) => Box::pin(tool::tool(context, command)).await,
+        Command::Extension(command) => Box::pin(extension::extension(context, command)).await,
         Command::Provider(command) => Box::pin(provider::provider(context, command)).await,
         Command::Config(command) => Box::pin(config::config(context, command)).await,
         Command::Serve(args) => Box::pin(serve::serve(context, args)).await,

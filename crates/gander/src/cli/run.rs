@@ -8,10 +8,10 @@ use std::collections::{HashSet, VecDeque};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use gander_client::{Client, ClientError};
 use gander_proto::v1::{
-    CancelTurnRequest, CreateSessionRequest, ErrorReason, GetServerInfoRequest, GetSessionRequest,
-    Interaction, InteractionAnswer, LoadSessionRequest, ModelSelection, Part, RespondToInteractionRequest,
-    RunTurnRequest, Session, SessionEvent, SessionKind, SessionMode, StopReason, Turn, TurnInput, TurnLimits,
-    TurnState, part, session_event::Payload,
+    AddSessionExtensionRequest, CancelTurnRequest, CreateSessionRequest, ErrorReason, GetServerInfoRequest,
+    GetSessionRequest, Interaction, InteractionAnswer, LoadSessionRequest, ModelSelection, Part,
+    RespondToInteractionRequest, RunTurnRequest, Session, SessionEvent, SessionKind, SessionMode, StopReason,
+    Turn, TurnInput, TurnLimits, TurnState, add_session_extension_request, part, session_event::Payload,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -20,6 +20,7 @@ use super::{
     ask::{self, Asking, Step},
     connect::{Connected, Context, Embed, Place},
     error::{CliError, CliResult, exit},
+    extension::build,
     json,
     output::{Tint, clean, paint},
     render::{Options, Piece, Renderer},
@@ -33,6 +34,8 @@ const LEAVE_DEADLINE: std::time::Duration = std::time::Duration::from_secs(2);
 pub(super) async fn run(context: &Context, args: RunArgs) -> CliResult<u8> {
     let input = input(context, &args)?;
     let model = model(&args)?;
+    // Read here too, so that a mistake is told before anything starts.
+    build::selection(&args.with)?;
     let connected = context.connect(Embed::Allowed).await?;
     let result = Box::pin(turn(context, &args, input, model, &connected)).await;
     let left = matches!(&result, Ok(exit::LEFT)) || matches!(&result, Err(e) if e.exit == exit::BROKEN_PIPE);
@@ -100,7 +103,11 @@ async fn turn(
 ) -> CliResult<u8> {
     let client = &connected.client;
     let session = match &args.session {
-        Some(id) => load(context, client, id).await?,
+        Some(id) => {
+            let session = load(context, client, id).await?;
+            extend(args, client, id).await?;
+            session
+        }
         None => create(context, args, model.clone(), client).await?,
     };
     let mut renderer = Renderer::new(Options::new(&context.out));
@@ -154,6 +161,7 @@ async fn create(
         kind: SessionKind::User as i32,
         model,
         mode: args.mode.map(|m| mode(m) as i32),
+        extensions: build::selection(&args.with)?,
         client_environment: client_environment(&context.environment).into_iter().collect(),
         demo_allowed: true,
         idempotency_key: uuid::Uuid::now_v7().to_string(),
@@ -174,6 +182,21 @@ async fn load(context: &Context, client: &Client, session_id: &str) -> CliResult
     let request = GetSessionRequest { session_id: session_id.to_owned() };
     let session = client.sessions().get_session(request).await?.into_inner().session;
     session.ok_or_else(|| CliError::new("the daemon answered without a session"))
+}
+
+/// Adds what was asked for to a session that is there. One that does not start ends the command: the person would
+/// talk to a model without the tools that were named.
+async fn extend(args: &RunArgs, client: &Client, session_id: &str) -> CliResult<()> {
+    for config in build::from_with(&args.with)? {
+        let request = AddSessionExtensionRequest {
+            session_id: session_id.to_owned(),
+            extension: Some(add_session_extension_request::Extension::Config(Box::new(config))),
+            wait: true,
+            idempotency_key: uuid::Uuid::now_v7().to_string(),
+        };
+        client.extensions().add_session_extension(request).await?;
+    }
+    Ok(())
 }
 
 pub(super) fn path_text(path: &std::path::Path) -> CliResult<String> {

@@ -2,8 +2,10 @@
 
 use gander_client::Client;
 use gander_proto::v1::{
-    CallToolRequest, CreateSessionRequest, DeleteSessionRequest, ListToolsRequest, SessionKind,
-    ToolDefinition, ToolOutcome, ToolResult, call_tool_response::Payload,
+    CallToolRequest, CreateSessionRequest, DeleteSessionRequest, ExactSelection, ExtensionConfig,
+    ExtensionSelection, ExtensionState, ExtensionStatus, ListSessionExtensionsRequest, ListToolsRequest,
+    SessionKind, ToolDefinition, ToolOutcome, ToolResult, call_tool_response::Payload,
+    extension_selection::Selection,
 };
 use tokio::signal;
 
@@ -11,6 +13,7 @@ use super::{
     args::ToolCommand,
     connect::{Connected, Context, Embed},
     error::{CliError, CliResult, exit},
+    extension::build,
     json,
     output::{Cleaner, Tint, clean, human_duration, one_line, paint, table},
     render::join,
@@ -21,24 +24,38 @@ use crate::daemon::client_environment;
 
 /// How long extensions of the session may take to start, in seconds.
 const WAIT_FOR_EXTENSIONS: i64 = 10;
+/// How long the one extension of `--cmd` or `--url` may take, in seconds: it may have to be fetched first.
+const WAIT_FOR_ONE_OFF: i64 = 60;
 
 pub(super) async fn tool(context: &Context, command: ToolCommand) -> CliResult<u8> {
+    let only = match &command {
+        ToolCommand::List { only, .. } | ToolCommand::Call { only, .. } => build::one_off(only)?,
+    };
     let connected = context.connect(Embed::Allowed).await?;
-    let result = Box::pin(in_session(context, &connected, command)).await;
+    let result = Box::pin(in_session(context, &connected, command, only)).await;
     connected.close().await;
     result
 }
 
-async fn in_session(context: &Context, connected: &Connected, command: ToolCommand) -> CliResult<u8> {
+async fn in_session(
+    context: &Context,
+    connected: &Connected,
+    command: ToolCommand,
+    only: Option<ExtensionConfig>,
+) -> CliResult<u8> {
+    let one_off = only.is_some();
     let given = match &command {
         ToolCommand::List { session, .. } | ToolCommand::Call { session, .. } => session.clone(),
     };
     let client = &connected.client;
     let session_id = match &given {
         Some(id) => id.clone(),
-        None => hidden_session(context, client).await?,
+        None => hidden_session(context, client, only).await?,
     };
     let work = async {
+        if one_off {
+            started(client, &session_id).await?;
+        }
         match command {
             ToolCommand::List { json, .. } => list(context, client, &session_id, json.json).await,
             ToolCommand::Call { name, arguments, json, .. } => {
@@ -66,17 +83,44 @@ async fn in_session(context: &Context, connected: &Connected, command: ToolComma
     result
 }
 
-async fn hidden_session(context: &Context, client: &Client) -> CliResult<String> {
+/// A session that nobody sees, with the configured extensions or with this one alone.
+async fn hidden_session(
+    context: &Context,
+    client: &Client,
+    only: Option<ExtensionConfig>,
+) -> CliResult<String> {
     let request = CreateSessionRequest {
         working_directory: path_text(&context.cwd)?,
         kind: SessionKind::Hidden as i32,
         client_environment: client_environment(&context.environment).into_iter().collect(),
+        extensions: only.map(|config| ExtensionSelection {
+            selection: Some(Selection::Exactly(ExactSelection { extensions: vec![config] })),
+        }),
         demo_allowed: true,
         idempotency_key: uuid::Uuid::now_v7().to_string(),
         ..CreateSessionRequest::default()
     };
     let session = client.sessions().create_session(request).await?.into_inner().session;
     Ok(session.ok_or_else(|| CliError::new("the daemon answered without a session"))?.session_id)
+}
+
+/// Waits for the one extension; why it did not start is the error, not that its tools are missing.
+async fn started(client: &Client, session_id: &str) -> CliResult<()> {
+    let request = ListToolsRequest {
+        session_id: session_id.to_owned(),
+        wait_for_extensions: Some(prost_types::Duration { seconds: WAIT_FOR_ONE_OFF, nanos: 0 }),
+        ..ListToolsRequest::default()
+    };
+    client.tools().list_tools(request).await?;
+    let request = ListSessionExtensionsRequest { session_id: session_id.to_owned() };
+    let list = client.extensions().list_session_extensions(request).await?.into_inner().extensions;
+    let usable =
+        |status: &ExtensionStatus| matches!(status.state(), ExtensionState::Ready | ExtensionState::Degraded);
+    let Some(status) = list.iter().find(|status| !usable(status)) else { return Ok(()) };
+    Err(match &status.error {
+        Some(detail) => CliError::detail(detail),
+        None => CliError::new(format!("{} is not ready", clean(&status.name))),
+    })
 }
 
 async fn tools(client: &Client, session_id: &str) -> CliResult<Vec<ToolDefinition>> {

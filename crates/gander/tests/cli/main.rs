@@ -3,5 +3,6 @@
 
 mod commands;
 mod daemon;
+mod extensions;
 mod support;
 mod terminal;

@@ -42,16 +42,13 @@ pub(crate) enum ExtensionCommand {
         #[arg(short, long, value_name = "ID")]
         session: String,
     },
-    /// Show what an extension of a session wrote to standard error
+    /// Show what an extension of a session wrote to standard error since it was started
     Logs {
         /// Name or key
         name: String,
         /// The session
         #[arg(short, long, value_name = "ID")]
         session: String,
-        /// Stay and show what it goes on to write
-        #[arg(short, long)]
-        follow: bool,
     },
     /// Check a configuration file, a recipe, a map of extensions or one extension, in YAML or JSON
     #[command(after_help = "Needs no daemon and starts nothing. Exit code 1 if there are errors.")]
@@ -95,7 +92,7 @@ pub(crate) struct AddArgs {
     #[arg(long, value_name = "KEY")]
     pub(crate) env_key: Vec<String>,
     /// Header to send, where ${KEY} stands for a secret; may be repeated
-    #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header, requires = "url")]
+    #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header, conflicts_with_all = ["cmd", "builtin"])]
     pub(crate) header: Vec<(String, String)>,
     /// Time for its start and for each call, for example 30s or 5m
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
@@ -113,7 +110,7 @@ pub(crate) struct AddArgs {
     #[arg(long, value_name = "MODE", conflicts_with_all = ["url", "builtin"])]
     pub(crate) sandbox: Option<Sandbox>,
     /// Let it use the network from its sandbox
-    #[arg(long, requires = "sandbox")]
+    #[arg(long, requires = "sandbox", conflicts_with_all = ["url", "builtin"])]
     pub(crate) sandbox_network: bool,
     /// Do not start it in new sessions yet
     #[arg(long)]
@@ -203,6 +200,46 @@ fn parse_header(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: ExtensionCommand,
+    }
+
+    #[test]
+    fn lines_that_are_understood_or_not() {
+        for (line, understood) in [
+            (
+                "add x --cmd srv --env A=1 --env B=2 --env-key C --sandbox workspace-write --sandbox-network",
+                true,
+            ),
+            ("add x --url http://h/mcp --header A:b --timeout 5m --protocol modern --sampling off", true),
+            ("add x --builtin --pin --disabled", true),
+            ("add x", false),
+            ("add --cmd srv", false),
+            ("add x --cmd srv --builtin", false),
+            ("add x --cmd srv --sandbox-network", false),
+            ("add x --url http://h --sandbox-network", false),
+            ("add x --cmd srv --header A:b", false),
+            ("add x --builtin --header A:b", false),
+            ("add x --builtin --sandbox read-only", false),
+            ("add x --cmd srv --sampling perhaps", false),
+            ("add x --cmd srv --protocol 2025-06-18", false),
+            ("add x --cmd srv --timeout soon", false),
+            ("list --session s --json", true),
+            ("remove", false),
+            ("restart x", false),
+            ("restart x --session s", true),
+            ("logs x", false),
+            ("check", false),
+            ("check - --json", true),
+        ] {
+            let words = std::iter::once("extension").chain(line.split(' '));
+            let parsed = <Line as clap::Parser>::try_parse_from(words);
+            assert_eq!(parsed.is_ok(), understood, "{line}: {parsed:?}");
+        }
+    }
 
     #[test]
     fn pairs() {

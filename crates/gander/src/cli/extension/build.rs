@@ -1,10 +1,13 @@
 //! From what was typed to an extension's configuration. Pure; nothing is run or looked up, and no shell is involved.
 
+use gander_domain::extension::extension_key;
+use gander_formats::extension::{command_violation, from_value, is_disallowed_env_key};
 use gander_proto::v1::{
     BuiltinExtension, ConfiguredSelection, ExactSelection, ExtensionConfig, ExtensionSandbox,
     ExtensionSelection, McpProtocol, SamplingMode, SamplingPolicy, SandboxMode, StdioExtension,
     StreamableHttpExtension, extension_config::Kind, extension_selection::Selection,
 };
+use serde_json::json;
 
 use super::args::{AddArgs, OneOffArgs, Protocol, Sampling, Sandbox, WithArgs};
 use crate::cli::error::{CliError, CliResult};
@@ -25,6 +28,7 @@ pub(crate) fn from_add(args: &AddArgs) -> CliResult<ExtensionConfig> {
     config.name.clone_from(&args.name);
     config.env.extend(args.env.iter().cloned());
     config.env_keys.clone_from(&args.env_key);
+    allowed(&config)?;
     if let Some(Kind::StreamableHttp(http)) = &mut config.kind {
         http.headers = args.header.iter().cloned().collect();
     }
@@ -116,14 +120,33 @@ fn from_command(option: &str, text: &str) -> CliResult<ExtensionConfig> {
         config.env.insert(key, value);
         words.next();
     }
+    allowed(&config)?;
     let command = words.next().filter(|command| !command.is_empty()).ok_or_else(|| {
         CliError::usage(format!("{option}: there is no program"))
             .remedy("write for example: --cmd \"npx -y @modelcontextprotocol/server-everything\"")
     })?;
     let args: Vec<String> = words.collect();
     config.name = command_name(&command, &args);
+    no_shell(option, &command, &args)?;
     config.kind = Some(Kind::Stdio(StdioExtension { command, args }));
     Ok(config)
+}
+
+/// A text that a shell or a launcher would run as commands is refused here as well, before anything starts.
+fn no_shell(option: &str, command: &str, args: &[String]) -> CliResult<()> {
+    let document = json!({ "type": "stdio", "name": "command", "cmd": command, "args": args });
+    let violation = from_value(&document).ok().and_then(|config| command_violation(&config));
+    violation.map_or(Ok(()), |found| Err(CliError::usage(format!("{option}: {}", found.description))))
+}
+
+/// Variables that change which programs and libraries are loaded are never given to an extension. Saying so is better
+/// than leaving them out.
+fn allowed(config: &ExtensionConfig) -> CliResult<()> {
+    match config.env.keys().chain(&config.env_keys).find(|key| is_disallowed_env_key(key)) {
+        Some(key) => Err(CliError::usage(format!("the variable {key:?} may not be set for an extension"))
+            .remedy("leave it out; an extension gets the PATH of the session")),
+        None => Ok(()),
+    }
 }
 
 fn variable(word: &str) -> Option<(String, String)> {
@@ -159,8 +182,7 @@ fn command_name(command: &str, args: &[String]) -> String {
         let named = |word: &&String| !word.starts_with('-') && !LAUNCHER_WORDS.contains(&word.as_str());
         args.iter().find(named).map(|word| base_name(word)).filter(|name| !name.is_empty())
     };
-    let name =
-        if LAUNCHERS.contains(&program.as_str()) { started().unwrap_or(program) } else { program };
+    let name = if LAUNCHERS.contains(&program.as_str()) { started().unwrap_or(program) } else { program };
     tidy(&name)
 }
 
@@ -180,17 +202,17 @@ fn tidy(name: &str) -> String {
     if name.is_empty() { "extension".to_owned() } else { name.to_owned() }
 }
 
-/// Numbers the second and later ones of a name. Keys ignore case, so names are compared without it.
+/// Numbers the second and later ones of a name. What must differ is the key that is made of it.
 fn make_unique(configs: &mut [ExtensionConfig]) {
     let mut taken: Vec<String> = Vec::new();
     for config in configs {
         let base = config.name.clone();
         let mut number = 1;
-        while taken.contains(&config.name.to_lowercase()) {
+        while taken.contains(&extension_key(&config.name)) {
             number += 1;
             config.name = format!("{base}_{number}");
         }
-        taken.push(config.name.to_lowercase());
+        taken.push(extension_key(&config.name));
     }
 }
 
@@ -210,16 +232,17 @@ mod tests {
         for (text, name, command, args) in [
             ("server", "server", "server", &[][..]),
             ("/opt/my-server --x 'a b'", "my-server", "/opt/my-server", &["--x", "a b"]),
-            ("npx -y @scope/server-files@1.2 /tmp", "server-files", "npx", &[
-                "-y",
-                "@scope/server-files@1.2",
-                "/tmp",
-            ]),
+            (
+                "npx -y @scope/server-files@1.2 /tmp",
+                "server-files",
+                "npx",
+                &["-y", "@scope/server-files@1.2", "/tmp"],
+            ),
             ("uvx mcp-server-git", "mcp-server-git", "uvx", &["mcp-server-git"]),
             ("python3 \"/a dir/tool.py\"", "tool", "python3", &["/a dir/tool.py"]),
             ("npx -y", "npx", "npx", &["-y"]),
             ("./a.b", "a_b", "./a.b", &[]),
-            ("sh -c 'echo $HOME | cat'", "sh", "sh", &["-c", "echo $HOME | cat"]),
+            ("srv -c 'echo $HOME | cat'", "srv", "srv", &["-c", "echo $HOME | cat"]),
             ("server A=b", "server", "server", &["A=b"]),
         ] {
             let config = from_command("--cmd", text).unwrap();
@@ -230,7 +253,9 @@ mod tests {
         let config = from_command("--cmd", "A=1 B='x y' server --flag").unwrap();
         assert_eq!(stdio(&config), ("server", vec!["--flag"]));
         assert_eq!((config.env["A"].as_str(), config.env["B"].as_str()), ("1", "x y"));
-        for text in ["", "  ", "A=1", "'open", "x \\", "'' x"] {
+        for text in
+            ["", "  ", "A=1", "'open", "x \\", "'' x", "ld_preload=/x srv", "sh -c 'a | b'", "npx -c x"]
+        {
             assert_eq!(from_command("--cmd", text).unwrap_err().exit, 2, "{text}");
         }
     }
