@@ -81,8 +81,8 @@ pub fn decide(mode: Mode, tool: &ToolDefinition, rules: &[PermissionRule]) -> Ve
     if let Some(rule) = matching().min_by_key(|r| rank(r.scope)) {
         return match rule.decision {
             RuleDecision::AlwaysAllow => Verdict::Allow("rule"),
-            RuleDecision::Ask => Verdict::Ask,
-            RuleDecision::NeverAllow => unreachable_never(),
+            // Never-allow rules returned above; asking is the safe reading should that ever change.
+            RuleDecision::Ask | RuleDecision::NeverAllow => Verdict::Ask,
         };
     }
     match mode {
@@ -92,11 +92,6 @@ pub fn decide(mode: Mode, tool: &ToolDefinition, rules: &[PermissionRule]) -> Ve
         }
         Mode::Approve | Mode::SmartApprove | Mode::Chat => Verdict::Ask,
     }
-}
-
-// Never-allow rules returned above; asking is the safe reading should that ever change.
-fn unreachable_never() -> Verdict {
-    Verdict::Ask
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gander_config::{ConfigError, ConfigHandle};
 use gander_domain::{
     ErrorDetail, ErrorReason,
-    extension::{ExtensionConfig, ExtensionTransport, Sandbox, SandboxMode},
+    extension::{ExtensionConfig, ExtensionTransport, Sandbox, SandboxMode, extension_key},
     session::ModelSelection,
 };
 use gander_formats::extension::Entry;
@@ -162,6 +162,16 @@ impl Services {
             }
         }
         (entries, problems)
+    }
+
+    /// The configured extension of this name, enabled or not.
+    pub(crate) fn configured_extension(&self, name: &str) -> Result<Entry, ErrorDetail> {
+        let key = extension_key(name);
+        let configured = self.configured_extensions();
+        configured
+            .into_iter()
+            .find(|e| e.key == key || extension_key(&e.config.name) == key)
+            .ok_or_else(|| crate::engine::extension_not_found(name))
     }
 
     /// Puts an extension into a sandbox where the organisation's policy demands one and its own configuration has none.

@@ -246,11 +246,7 @@ impl Engine {
         let (config, origin) = match extension {
             AddExtension::Config(config) => (*config, ExtensionOrigin::Session),
             AddExtension::Configured(name) => {
-                let key = extension_key(&name);
-                let configured = self.configured_extensions();
-                let entry =
-                    configured.into_iter().find(|e| e.key == key || extension_key(&e.config.name) == key);
-                (entry.ok_or_else(|| extension_not_found(&name))?.config, ExtensionOrigin::Config)
+                (self.services.configured_extension(&name)?.config, ExtensionOrigin::Config)
             }
         };
         check_config(&config)?;

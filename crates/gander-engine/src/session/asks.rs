@@ -185,11 +185,7 @@ impl SessionAsks {
     /// Adds a configured extension to the session.
     async fn enable(&self, name: &str) -> Result<(), ErrorDetail> {
         let key = extension_key(name);
-        let configured = self.services.configured_extensions();
-        let entry = configured
-            .into_iter()
-            .find(|e| e.key == key || extension_key(&e.config.name) == key)
-            .ok_or_else(|| crate::engine::extension_not_found(name))?;
+        let entry = self.services.configured_extension(name)?;
         let session_id = self.session.session_id().clone();
         let mut selection = self.services.selection(&session_id).await?;
         selection.add(&entry.config, ExtensionOrigin::Config);
