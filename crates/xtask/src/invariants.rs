@@ -39,6 +39,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "gander-store",
         ],
     ),
+    ("gander-agents", &["gander-domain", "gander-model", "gander-process"]),
     ("gander-service", &["gander-domain", "gander-engine", "gander-proto"]),
     ("gander-listen", &["gander-process", "gander-proto"]),
     ("gander-client", &["gander-proto"]),

@@ -1,0 +1,1 @@
+//! The Agent Client Protocol over the canonical API: gander as an agent.

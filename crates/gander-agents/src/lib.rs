@@ -1,0 +1,1 @@
+//! ACP agents as model back ends.

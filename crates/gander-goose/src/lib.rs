@@ -1,0 +1,1 @@
+//! Goose's REST and SSE surface over the canonical API.
