@@ -51,8 +51,15 @@ pub fn environment(root: &Path) -> Environment {
 #[must_use]
 pub fn environment_with(root: &Path, more: &[(&str, &str)]) -> Environment {
     let path = std::env::var_os("PATH").and_then(|path| path.into_string().ok()).unwrap_or_default();
-    let own =
-        [("PATH", path), ("HOME", root.join("work").display().to_string()), ("LANG", "C.UTF-8".to_owned())];
+    let own = [
+        ("PATH", path),
+        ("HOME", root.join("work").display().to_string()),
+        ("LANG", "C.UTF-8".to_owned()),
+        // A model server of whoever runs the tests is none of their business.
+        ("GANDER_AUTO_MODEL", "false".to_owned()),
+        // Tests count model calls.
+        ("GOOSE_DISABLE_SESSION_NAMING", "true".to_owned()),
+    ];
     own.into_iter()
         .chain(more.iter().map(|(name, value)| (*name, (*value).to_owned())))
         .map(|(name, value)| (name.to_owned(), value))

@@ -17,6 +17,7 @@ pub mod daemon;
 pub mod events;
 pub mod files;
 pub mod processes;
+pub mod window;
 pub mod wire;
 
 use std::{future::Future, path::PathBuf, time::Duration};

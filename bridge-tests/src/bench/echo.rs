@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use gander_client::Client;
 use gander_proto::v1::{
-    CallToolRequest, ExtensionConfig, ListToolsRequest, StdioExtension, call_tool_response::Payload,
-    extension_config::Kind, part::Body,
+    BuiltinExtension, CallToolRequest, DeleteSessionRequest, ExtensionConfig, ListToolsRequest,
+    StdioExtension, call_tool_response::Payload, extension_config::Kind, part::Body,
 };
 use rmcp::{ServiceExt as _, model::CallToolRequestParams, transport::TokioChildProcess};
 use serde_json::{Value, json};
@@ -20,11 +20,24 @@ use crate::{processes::own_executable, streams::create_session};
 
 /// The role's name on the command line.
 pub(crate) const ROLE: &str = "echo-server";
-const ARGUMENTS: &str = "{\"text\":\"hello\"}";
+pub(crate) const ARGUMENTS: &str = "{\"text\":\"hello\"}";
 /// For a single call.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// Calls before the measured ones.
-const WARM_UP: usize = 50;
+pub(crate) const WARM_UP: usize = 50;
+/// Calls that the hung server is given.
+const HANGING: usize = 32;
+
+/// The role's name of a server that takes its time before it reads.
+pub(crate) const SLOW_ROLE: &str = "slow-echo-server";
+/// How long.
+const SLOW_START: Duration = Duration::from_secs(1);
+
+/// The server that is slow to start.
+pub(crate) fn slow_server_main() -> io::Result<()> {
+    std::thread::sleep(SLOW_START);
+    server_main()
+}
 
 /// The server: JSON lines on standard input and output, one tool `echo`, until the input ends.
 pub(crate) fn server_main() -> io::Result<()> {
@@ -54,7 +67,12 @@ fn reply(request: &Value) -> Option<Value> {
             "inputSchema": {
                 "type": "object", "properties": { "text": { "type": "string" } }, "required": ["text"]
             },
+        }, {
+            "name": "hang",
+            "description": "Never answers",
+            "inputSchema": { "type": "object" },
         }] }),
+        "tools/call" if params["name"] == "hang" => return None,
         "tools/call" => json!({ "content": [{ "type": "text", "text": params["arguments"]["text"] }] }),
         "ping" => json!({}),
         _ => {
@@ -94,30 +112,94 @@ pub(crate) async fn bare(calls: usize) -> Result<Vec<f64>> {
 
 /// Latencies of calls over the API, microseconds: the whole request, its record in the log included.
 pub(crate) async fn through_gander(client: &Client, directory: &str, calls: usize) -> Result<Vec<f64>> {
-    let kind = StdioExtension {
-        command: own_executable()?.to_string_lossy().into_owned(),
-        args: vec![ROLE.to_owned()],
-    };
-    let extension = ExtensionConfig {
-        name: "echo".to_owned(),
-        kind: Some(Kind::Stdio(kind)),
+    let session_id = session(client, directory, 1).await?;
+    measured(client, &session_id, "echo0__echo", ARGUMENTS, calls).await
+}
+
+/// Latencies of calls of a builtin's tool over the API, microseconds. `directory` holds `note.txt`.
+pub(crate) async fn builtin(client: &Client, directory: &str, calls: usize) -> Result<Vec<f64>> {
+    let developer = ExtensionConfig {
+        name: "developer".to_owned(),
+        kind: Some(Kind::Builtin(BuiltinExtension {})),
         ..ExtensionConfig::default()
     };
-    let session_id = create_session(client, directory, vec![extension]).await?;
+    let session_id = create_session(client, directory, vec![developer]).await?;
+    wait_for_tools(client, &session_id, 1).await?;
+    measured(client, &session_id, "developer__read", "{\"path\":\"note.txt\"}", calls).await
+}
+
+/// Latencies of calls to 7 servers at once, before and after an 8th has stopped to answer.
+pub(crate) async fn beside_a_hung_server(
+    client: &Client,
+    directory: &str,
+    calls: usize,
+) -> Result<(Vec<f64>, Vec<f64>)> {
+    let session_id = session(client, directory, 8).await?;
+    let all = async || -> Result<Vec<f64>> {
+        let names: Vec<String> = (0..7).map(|number| format!("echo{number}__echo")).collect();
+        let servers = names.iter().map(|name| measured(client, &session_id, name, ARGUMENTS, calls));
+        Ok(futures::future::try_join_all(servers).await?.concat())
+    };
+    let alone = all().await?;
+    let mut hanging = Vec::new();
+    for _ in 0..HANGING {
+        let request = CallToolRequest {
+            session_id: session_id.clone(),
+            name: "echo7__hang".to_owned(),
+            arguments_json: "{}".to_owned(),
+            ..CallToolRequest::default()
+        };
+        hanging.push(client.tools().call_tool(request).await?);
+    }
+    let beside = all().await?;
+    drop(hanging);
+    end(client, session_id).await?;
+    Ok((alone, beside))
+}
+
+/// A session with so many echo servers, all ready: `echo0`, `echo1`, …
+pub(crate) async fn session(client: &Client, directory: &str, count: usize) -> Result<String> {
+    let command = own_executable()?.to_string_lossy().into_owned();
+    let server = |number: usize| ExtensionConfig {
+        name: format!("echo{number}"),
+        kind: Some(Kind::Stdio(StdioExtension { command: command.clone(), args: vec![ROLE.to_owned()] })),
+        ..ExtensionConfig::default()
+    };
+    let session_id = create_session(client, directory, (0..count).map(server).collect()).await?;
+    wait_for_tools(client, &session_id, 2 * count).await?;
+    Ok(session_id)
+}
+
+pub(crate) async fn end(client: &Client, session_id: String) -> Result<()> {
+    let request = DeleteSessionRequest { session_id, ..DeleteSessionRequest::default() };
+    client.sessions().delete_session(request).await?;
+    Ok(())
+}
+
+async fn wait_for_tools(client: &Client, session_id: &str, least: usize) -> Result<()> {
     let list = ListToolsRequest {
-        session_id: session_id.clone(),
+        session_id: session_id.to_owned(),
         wait_for_extensions: Some(Duration::from_secs(10).try_into()?),
         ..ListToolsRequest::default()
     };
     let tools = client.tools().list_tools(list).await?.into_inner().tools;
-    let tool =
-        tools.iter().find(|tool| tool.name.ends_with("echo")).context("the session has no echo tool")?;
+    ensure!(tools.len() >= least, "the session has {} tools, not {least}", tools.len());
+    Ok(())
+}
+
+async fn measured(
+    client: &Client,
+    session_id: &str,
+    tool: &str,
+    arguments: &str,
+    calls: usize,
+) -> Result<Vec<f64>> {
     let mut latencies = Vec::with_capacity(calls);
     for number in 0..WARM_UP + calls {
         let request = CallToolRequest {
-            session_id: session_id.clone(),
-            name: tool.name.clone(),
-            arguments_json: ARGUMENTS.to_owned(),
+            session_id: session_id.to_owned(),
+            name: tool.to_owned(),
+            arguments_json: arguments.to_owned(),
             ..CallToolRequest::default()
         };
         let started = Instant::now();
@@ -126,7 +208,7 @@ pub(crate) async fn through_gander(client: &Client, directory: &str, calls: usiz
         if number >= WARM_UP {
             latencies.push(micros(started));
         }
-        ensure!(answered == "hello", "the echo tool gave {answered:?}");
+        ensure!(answered.contains("hello"), "{tool} gave {answered:?}");
     }
     Ok(latencies)
 }
@@ -157,5 +239,6 @@ mod tests {
         assert_eq!(reply(&call).unwrap()["result"]["content"][0]["text"], "a");
         assert_eq!(reply(&request("server/discover", json!({}))).unwrap()["error"]["code"], -32601);
         assert_eq!(reply(&json!({ "method": "notifications/initialized" })), None);
+        assert_eq!(reply(&request("tools/call", json!({ "name": "hang" }))), None);
     }
 }

@@ -112,6 +112,16 @@ impl Root {
         Ok(root)
     }
 
+    /// Sets the configured extensions; a running daemon sees them at once.
+    pub(crate) fn set_extensions(&self, extensions: &serde_json::Value) -> Result<()> {
+        let path = self.paths()?.config_file();
+        let text = fs::read_to_string(&path)?;
+        let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("extensions:")).collect();
+        // JSON is YAML.
+        fs::write(path, format!("{}\nextensions: {extensions}\n", kept.join("\n")))?;
+        Ok(())
+    }
+
     fn paths(&self) -> Result<Paths> {
         Ok(Paths::resolve(Some(self.dir.path()), &Environment::default())?)
     }
@@ -199,11 +209,20 @@ impl Daemon {
         Ok(())
     }
 
+    /// Where its TCP port is.
+    pub(crate) fn base(&self) -> &str {
+        &self.tcp
+    }
+
+    pub(crate) fn token(&self) -> Result<String> {
+        let token = fs::read_to_string(&self.token_file).context("cannot read the daemon's token")?;
+        Ok(token.trim().to_owned())
+    }
+
     /// A client over TCP, with the token.
     pub(crate) async fn tcp(&self) -> Result<Client> {
-        let token = fs::read_to_string(&self.token_file).context("cannot read the daemon's token")?;
         let mut options = ClientOptions::new("gander-bench");
-        options.token = Some(SecretString::from(token.trim().to_owned()));
+        options.token = Some(SecretString::from(self.token()?));
         Ok(Client::connect(Endpoint::tcp(&self.tcp), options).await?)
     }
 

@@ -15,6 +15,8 @@ use tokio::time::{sleep, timeout};
 use crate::{
     echo,
     processes::{Daemon, Provider, Root},
+    rest::Rest,
+    starts::{self, Editor, Window},
     streams::{self, Load, Source},
     table::{Measured, Row, percentile},
 };
@@ -74,6 +76,15 @@ impl Setup {
         Source::Gander { client, working_directory }
     }
 
+    fn rest(&self) -> Result<Rest> {
+        let directory = self.root.working_directory();
+        Rest::new(self.daemon.base(), &self.daemon.token()?, &directory.to_string_lossy())
+    }
+
+    fn over_rest(&self) -> Result<Source> {
+        Ok(Source::Rest(self.rest()?))
+    }
+
     async fn over_tcp(&self) -> Result<Source> {
         Ok(self.gander(self.daemon.tcp().await?))
     }
@@ -123,7 +134,22 @@ impl Bench {
                 let fast = load(50, self.size(2000, 500), 2000);
                 self.paced(setup, &setup.over_tcp().await?, fast).await
             }
-            Row::Burst => self.burst(setup).await,
+            Row::Burst => self.burst(setup, &setup.over_tcp().await?).await,
+            Row::RestStream => self.rest_stream(setup, one).await,
+            Row::RestBurst => self.burst(setup, &setup.over_rest()?).await,
+            Row::RestSessions => {
+                let at_once = Load { stagger: false, ..load(200, 200, 1000) };
+                let floor = streams::run(&setup.direct, at_once, None).await;
+                let gander = streams::run(&setup.over_rest()?, at_once, None).await;
+                Ok(vec![failures(&floor, &gander)])
+            }
+            Row::RestEcho => {
+                let calls = self.size(3000, 500);
+                let mut floor = echo::bare(calls).await?;
+                let mut gander = setup.rest()?.echo(calls).await?;
+                Ok(vec![value("p50", Some(percentile(&mut floor, 0.5)?), percentile(&mut gander, 0.5)?)])
+            }
+            Row::Adapters => self.adapters(setup).await,
             Row::Sessions => {
                 let at_once = Load { stagger: false, ..load(200, 200, 1000) };
                 let floor = streams::run(&setup.direct, at_once, None).await;
@@ -134,6 +160,9 @@ impl Bench {
             Row::FirstToken => self.first_token(setup).await,
             Row::IdleWatch => self.idle_watch(setup).await,
             Row::Echo => self.echo(setup).await,
+            Row::Builtin => self.builtin(setup).await,
+            Row::Hung => self.hung(setup).await,
+            Row::Servers => self.servers(setup).await,
             Row::Start => self.start().await,
         }
     }
@@ -157,12 +186,42 @@ impl Bench {
         Ok(measured)
     }
 
-    async fn burst(&self, setup: &Setup) -> Result<Vec<Measured>> {
-        let gander = setup.over_tcp().await?;
+    /// The daemon's own port against the provider, then the same through a window's process.
+    async fn rest_stream(&self, setup: &Setup, load: Load) -> Result<Vec<Measured>> {
+        let mut measured = self.paced(setup, &setup.over_rest()?, load).await?;
+        let window = Window::open(&setup.root).await?;
+        let source = Source::Rest(window.rest(&setup.root.working_directory().to_string_lossy())?);
+        let mut latencies = streams::run(&source, load, None).await.latencies()?;
+        measured.push(value("window", None, percentile(&mut latencies, 0.5)?));
+        Ok(measured)
+    }
+
+    /// What Desktop and editors start while a daemon runs.
+    async fn adapters(&self, setup: &Setup) -> Result<Vec<Measured>> {
+        let directory = setup.root.working_directory().to_string_lossy().into_owned();
+        let rounds = self.size(20, 7);
+        let (mut agent, mut acp, mut new) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            agent.push(Window::open(&setup.root).await?.ready_after.as_secs_f64() * 1e3);
+        }
+        setup.root.set_extensions(&starts::slow_servers()?)?;
+        for _ in 0..rounds {
+            let mut editor = Editor::open(&setup.root).await?;
+            acp.push(editor.ready_after.as_secs_f64() * 1e3);
+            new.push(editor.new_session(&directory).await?.as_secs_f64() * 1e3);
+        }
+        Ok(vec![
+            value("agent", None, percentile(&mut agent, 0.5)?),
+            value("acp", None, percentile(&mut acp, 0.5)?),
+            value("new", None, percentile(&mut new, 0.5)?),
+        ])
+    }
+
+    async fn burst(&self, setup: &Setup, gander: &Source) -> Result<Vec<Measured>> {
         let rounds = self.size(30, 12);
         let mut rates = [Vec::with_capacity(rounds), Vec::with_capacity(rounds)];
         for _ in 0..rounds {
-            for (source, rates) in [&setup.direct, &gander].into_iter().zip(&mut rates) {
+            for (source, rates) in [&setup.direct, gander].into_iter().zip(&mut rates) {
                 let session = vec![source.session().await?];
                 let run = streams::run(source, load(1, 1000, 0), Some(session)).await;
                 let rate = run.rate();
@@ -232,6 +291,42 @@ impl Bench {
         let client = setup.daemon.tcp().await?;
         let mut gander = echo::through_gander(&client, &directory.to_string_lossy(), calls).await?;
         Ok(vec![value("p50", Some(percentile(&mut floor, 0.5)?), percentile(&mut gander, 0.5)?)])
+    }
+
+    async fn builtin(&self, setup: &Setup) -> Result<Vec<Measured>> {
+        let directory = setup.root.working_directory();
+        std::fs::write(directory.join("note.txt"), "hello\n")?;
+        let client = setup.daemon.tcp().await?;
+        let calls = self.size(3000, 500);
+        let mut latencies = echo::builtin(&client, &directory.to_string_lossy(), calls).await?;
+        Ok(vec![value("p50", None, percentile(&mut latencies, 0.5)?)])
+    }
+
+    /// The floor is the same calls before anything hangs.
+    async fn hung(&self, setup: &Setup) -> Result<Vec<Measured>> {
+        let directory = setup.root.working_directory();
+        let client = setup.daemon.tcp().await?;
+        let calls = self.size(500, 150);
+        let (mut alone, mut beside) =
+            echo::beside_a_hung_server(&client, &directory.to_string_lossy(), calls).await?;
+        Ok(vec![value("p99", Some(percentile(&mut alone, 0.99)?), percentile(&mut beside, 0.99)?)])
+    }
+
+    /// The floor is the start of one.
+    async fn servers(&self, setup: &Setup) -> Result<Vec<Measured>> {
+        let directory = setup.root.working_directory();
+        let client = setup.daemon.tcp().await?;
+        let mut times = [Vec::new(), Vec::new()];
+        for _ in 0..self.size(10, 4) {
+            for (count, times) in [1, 20].into_iter().zip(&mut times) {
+                let started = Instant::now();
+                let session_id = echo::session(&client, &directory.to_string_lossy(), count).await?;
+                times.push(started.elapsed().as_secs_f64() * 1e3);
+                echo::end(&client, session_id).await?;
+            }
+        }
+        let [mut one, mut all] = times;
+        Ok(vec![value("all", Some(percentile(&mut one, 0.5)?), percentile(&mut all, 0.5)?)])
     }
 
     /// Starts on an existing root, as most are, and a command against the last daemon.

@@ -23,7 +23,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-const PROMPT: &str = "Tell me the time, again and again.";
+use crate::rest::Rest;
+
+pub(crate) const PROMPT: &str = "Tell me the time, again and again.";
 
 /// What one stream carries.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +39,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    fn model(&self) -> String {
+    pub(crate) fn model(&self) -> String {
         format!("bench-{}-{}us", self.tokens, self.pace.as_micros())
     }
 
@@ -67,12 +69,12 @@ pub(crate) fn now() -> u64 {
 }
 
 impl Sample {
-    fn begin(tokens: usize) -> Self {
+    pub(crate) fn begin(tokens: usize) -> Self {
         Self { latencies: Vec::with_capacity(tokens), asked: now(), ..Self::default() }
     }
 
     /// Takes text that was received at `received`. Pieces may be merged or cut anywhere.
-    fn take(&mut self, text: &str, received: u64) -> Result<()> {
+    pub(crate) fn take(&mut self, text: &str, received: u64) -> Result<()> {
         self.rest.push_str(text);
         let Some(end) = self.rest.rfind(' ') else { return Ok(()) };
         let tail = self.rest.split_off(end + 1);
@@ -90,7 +92,7 @@ impl Sample {
         Ok(())
     }
 
-    fn finish(self, tokens: usize) -> Result<Self> {
+    pub(crate) fn finish(self, tokens: usize) -> Result<Self> {
         ensure!(self.latencies.len() == tokens, "{} of {tokens} tokens came", self.latencies.len());
         Ok(self)
     }
@@ -101,34 +103,32 @@ impl Sample {
 pub(crate) enum Source {
     Direct { http: reqwest::Client, url: Arc<str> },
     Gander { client: Client, working_directory: Arc<str> },
+    Rest(Rest),
 }
 
 impl Source {
     /// The provider itself.
     pub(crate) fn direct(provider: &str) -> Result<Self> {
-        let crypto = Arc::new(rustls::crypto::ring::default_provider());
-        // Never used: everything is on the loopback interface. reqwest wants one all the same.
-        let tls = rustls::ClientConfig::builder_with_provider(crypto)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-        let http =
-            reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().tcp_nodelay(true).build()?;
-        Ok(Self::Direct { http, url: format!("{provider}/v1/chat/completions").into() })
+        Ok(Self::Direct { http: http_client()?, url: format!("{provider}/v1/chat/completions").into() })
     }
 
     /// A session without extensions; an empty id for the provider, which has no sessions.
     pub(crate) async fn session(&self) -> Result<String> {
-        let Self::Gander { client, working_directory } = self else { return Ok(String::new()) };
-        create_session(client, working_directory, Vec::new()).await
+        match self {
+            Self::Direct { .. } => Ok(String::new()),
+            Self::Gander { client, working_directory } => {
+                create_session(client, working_directory, Vec::new()).await
+            }
+            Self::Rest(rest) => rest.session().await,
+        }
     }
-
     /// One stream from its request to its end.
     pub(crate) async fn stream(&self, session: String, load: Load) -> Result<Sample> {
         let stream = async {
             match self {
                 Self::Direct { http, url } => direct(http, url, load).await,
                 Self::Gander { client, .. } => turn(client, session, load).await,
+                Self::Rest(rest) => rest.turn(&session, load).await,
             }
         };
         timeout(load.deadline(), stream).await.context("the stream did not end in time")?
@@ -139,6 +139,17 @@ impl Source {
         let session = timeout(load.deadline(), self.session()).await.context("no session came in time")??;
         self.stream(session, load).await
     }
+}
+
+/// A client for the loopback interface.
+pub(crate) fn http_client() -> Result<reqwest::Client> {
+    let crypto = Arc::new(rustls::crypto::ring::default_provider());
+    // Never used: everything is on the loopback interface. reqwest wants one all the same.
+    let tls = rustls::ClientConfig::builder_with_provider(crypto)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    Ok(reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().tcp_nodelay(true).build()?)
 }
 
 /// Creates a session with exactly these extensions.

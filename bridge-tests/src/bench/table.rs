@@ -31,6 +31,22 @@ pub(crate) enum Row {
     IdleWatch,
     /// Call of an echo tool on a stdio server.
     Echo,
+    /// Call of a tool that is part of the daemon.
+    Builtin,
+    /// Calls to 7 servers while an 8th does not answer.
+    Hung,
+    /// Start of 20 stdio servers of one session.
+    Servers,
+    /// Latency per token, one stream at 500/s, over REST: the daemon's own port, and a window's `gander agent`.
+    RestStream,
+    /// 1,000 tokens without pause over REST.
+    RestBurst,
+    /// 200 sessions with a turn each, all at once, over REST.
+    RestSessions,
+    /// Call of the echo tool over REST.
+    RestEcho,
+    /// Start of a window's `gander agent` and of an editor's `gander acp` beside a running daemon.
+    Adapters,
 }
 
 /// How a value is shown; values are kept in the unit's own size.
@@ -52,6 +68,8 @@ pub(crate) enum Budget {
     AtLeast(f64),
     /// At most so much more than the floor of the same run.
     AboveFloor(f64),
+    /// At most so many times the floor of the same run.
+    TimesFloor(f64),
 }
 
 /// One line of the table.
@@ -133,7 +151,68 @@ pub(crate) const METRICS: &[Metric] = &[
         Budget::AtMost(2.0),
     ),
     metric(Row::IdleWatch, "each", "memory of an idle watch", Unit::Kilobytes, Budget::AtMost(15.0)),
-    metric(Row::Echo, "p50", "call of an echo tool on stdio, p50", Unit::Micros, Budget::AtMost(210.0)),
+    metric(Row::Echo, "p50", "call of an echo tool on stdio, p50", Unit::Micros, Budget::AboveFloor(150.0)),
+    metric(
+        Row::Builtin,
+        "p50",
+        "call of a builtin tool (read a file), p50",
+        Unit::Micros,
+        Budget::AtMost(210.0),
+    ),
+    metric(
+        Row::Hung,
+        "p99",
+        "call p99, 7 servers at once, an 8th hangs",
+        Unit::Micros,
+        Budget::TimesFloor(2.0),
+    ),
+    metric(
+        Row::Servers,
+        "all",
+        "start of 20 stdio servers, until all are ready",
+        Unit::Millis,
+        Budget::AtMost(1000.0),
+    ),
+    metric(
+        Row::RestStream,
+        "p50",
+        "REST: latency per token p50, 1 stream at 500/s",
+        Unit::Micros,
+        Budget::AboveFloor(100.0),
+    ),
+    metric(Row::RestStream, "p99", "  the same, p99", Unit::Micros, Budget::None),
+    metric(Row::RestStream, "cpu", "  daemon CPU per token", Unit::Micros, Budget::None),
+    metric(Row::RestStream, "window", "  p50 through `gander agent`", Unit::Micros, Budget::None),
+    metric(Row::RestBurst, "rate", "REST: burst of 1,000 tokens", Unit::PerSecond, Budget::AtLeast(60_000.0)),
+    metric(
+        Row::RestSessions,
+        "failed",
+        "REST: 200 sessions at once, one turn each",
+        Unit::Failures,
+        Budget::AtMost(0.0),
+    ),
+    metric(
+        Row::RestEcho,
+        "p50",
+        "REST: call of an echo tool on stdio, p50",
+        Unit::Micros,
+        Budget::AtMost(300.0),
+    ),
+    metric(
+        Row::Adapters,
+        "agent",
+        "exec of `gander agent` to /status 200",
+        Unit::Millis,
+        Budget::AtMost(20.0),
+    ),
+    metric(Row::Adapters, "acp", "exec of `gander acp` to initialize", Unit::Millis, Budget::AtMost(50.0)),
+    metric(
+        Row::Adapters,
+        "new",
+        "ACP session/new, three servers that take 1 s",
+        Unit::Millis,
+        Budget::AtMost(300.0),
+    ),
 ];
 
 /// A measured line.
@@ -185,6 +264,7 @@ impl Metric {
             Budget::AtMost(most) => format!("≤ {}", self.unit.show(most)),
             Budget::AtLeast(least) => format!("≥ {}", self.unit.show(least)),
             Budget::AboveFloor(most) => format!("≤ floor + {}", self.unit.show(most)),
+            Budget::TimesFloor(most) => format!("≤ {most} × floor"),
         }
     }
 
@@ -195,6 +275,7 @@ impl Metric {
             Budget::AtMost(most) => Some(measured.gander <= most),
             Budget::AtLeast(least) => Some(measured.gander >= least),
             Budget::AboveFloor(most) => measured.floor.map(|floor| measured.gander <= floor + most),
+            Budget::TimesFloor(most) => measured.floor.map(|floor| measured.gander <= floor * most),
         }
     }
 }
@@ -266,6 +347,7 @@ pub(crate) fn to_json(outcomes: &[Outcome], quick: bool) -> Value {
         Budget::AtMost(value) => json!({ "at_most": value }),
         Budget::AtLeast(value) => json!({ "at_least": value }),
         Budget::AboveFloor(value) => json!({ "above_floor": value }),
+        Budget::TimesFloor(value) => json!({ "times_floor": value }),
     };
     let metrics: Vec<Value> = lines(outcomes)
         .map(|(metric, outcome)| {
@@ -328,6 +410,8 @@ mod tests {
         assert_eq!(judge(Budget::AboveFloor(2.0), Some(3.0), 5.0), Some(true));
         assert_eq!(judge(Budget::AboveFloor(2.0), Some(3.0), 5.1), Some(false));
         assert_eq!(judge(Budget::AboveFloor(2.0), None, 1.0), None);
+        assert_eq!(judge(Budget::TimesFloor(2.0), Some(3.0), 6.0), Some(true));
+        assert_eq!(judge(Budget::TimesFloor(2.0), Some(3.0), 6.1), Some(false));
     }
 
     #[test]

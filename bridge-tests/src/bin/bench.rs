@@ -12,8 +12,12 @@
 mod echo;
 #[path = "../bench/processes.rs"]
 mod processes;
+#[path = "../bench/rest.rs"]
+mod rest;
 #[path = "../bench/rows.rs"]
 mod rows;
+#[path = "../bench/starts.rs"]
+mod starts;
 #[path = "../bench/streams.rs"]
 mod streams;
 #[path = "../bench/table.rs"]
@@ -66,11 +70,17 @@ enum Role {
     /// The MCP server with the echo tool
     #[command(hide = true, name = echo::ROLE)]
     EchoServer,
+    /// The same, slow to start
+    #[command(hide = true, name = echo::SLOW_ROLE)]
+    SlowEchoServer,
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse() {
         Cli { role: Some(Role::EchoServer), .. } => echo::server_main().map(|()| true).map_err(Into::into),
+        Cli { role: Some(Role::SlowEchoServer), .. } => {
+            echo::slow_server_main().map(|()| true).map_err(Into::into)
+        }
         Cli { role: Some(Role::Provider), .. } => {
             block_on(processes::provider_main(|url| println!("{url}"))).map(|()| true)
         }

@@ -1,18 +1,37 @@
 //! The promises of the whole, through the API and with real processes: one program, one module per promise.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+mod acp;
+mod acp_editors;
+mod acp_peer;
+mod acp_sdk;
+mod acp_sessions;
+mod agents;
 mod asking;
+mod background;
 mod bad_input;
 mod cancel;
+mod conformance;
+mod desktop;
 mod durability;
 mod erasure;
 mod examples;
+mod extension_kinds;
 mod extensions;
+mod goose;
+mod goose_details;
+mod goose_fuzz;
+mod goose_history;
+mod goose_pages;
 mod hosts;
 mod idempotency;
 mod invariants;
 mod limits;
+mod mcp_peers;
 mod protocol;
+mod protocols_agree;
+mod providers;
+mod recipes;
 mod resume;
 mod security;
 mod sharing;

@@ -61,42 +61,7 @@ async fn reflection_lists_every_service() {
 }
 
 /// Methods that come with later versions. What is added to the daemon is taken off here; the list ends empty.
-const LATER: &[&str] = &[
-    "ConfigService/GetPromptTemplate",
-    "ConfigService/ListPromptTemplates",
-    "ConfigService/ResetPromptTemplate",
-    "ConfigService/SetPromptTemplate",
-    "ExtensionService/InstallExtensionLink",
-    "ExtensionService/ListAvailableExtensions",
-    "ProviderService/AuthenticateProvider",
-    "ProviderService/CreateCustomProvider",
-    "ProviderService/DeleteCustomProvider",
-    "ProviderService/DetectProvider",
-    "ProviderService/GetCustomProvider",
-    "ProviderService/UpdateCustomProvider",
-    "RecipeService/DecodeRecipe",
-    "RecipeService/DeleteRecipe",
-    "RecipeService/DraftRecipe",
-    "RecipeService/EncodeRecipe",
-    "RecipeService/FormatRecipe",
-    "RecipeService/GetRecipe",
-    "RecipeService/ListRecipes",
-    "RecipeService/ParseRecipe",
-    "RecipeService/RenderRecipe",
-    "RecipeService/SaveRecipe",
-    "RecipeService/SetRecipeCommand",
-    "RecipeService/ValidateRecipe",
-    "ScheduleService/CancelScheduleRun",
-    "ScheduleService/CreateSchedule",
-    "ScheduleService/DeleteSchedule",
-    "ScheduleService/GetSchedule",
-    "ScheduleService/ListSchedules",
-    "ScheduleService/RunSchedule",
-    "ScheduleService/UpdateSchedule",
-    "SessionService/CompactSession",
-    "SessionService/ListCommands",
-    "SystemService/GetDiagnostics",
-];
+const LATER: &[&str] = &[];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_method_of_the_contract_is_there_and_no_other() {

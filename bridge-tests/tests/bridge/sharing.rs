@@ -93,8 +93,8 @@ async fn ask_and_answer(asker: &Client, answerer: &Client, directory: &std::path
 async fn clients_on_different_sockets_share_a_session() {
     let daemon = TestDaemon::start().await;
     let (unix, tcp) = (daemon.unix().await, daemon.tcp().await);
-    ask_and_answer(&unix, &tcp, &daemon.work()).await;
-    ask_and_answer(&tcp, &unix, &daemon.work()).await;
+    Box::pin(ask_and_answer(&unix, &tcp, &daemon.work())).await;
+    Box::pin(ask_and_answer(&tcp, &unix, &daemon.work())).await;
     daemon.finish().await;
 }
 
@@ -104,7 +104,7 @@ async fn clients_in_process_are_clients_like_others() {
     let embedded = Embedded::start(daemon::options(root.path())).await.expect("an engine");
     let one = connect(embedded.endpoint(), None).await.expect("a client");
     let two = connect(embedded.endpoint(), None).await.expect("a client");
-    ask_and_answer(&one, &two, &root.path().join("work")).await;
+    Box::pin(ask_and_answer(&one, &two, &root.path().join("work"))).await;
     events::check_store(&one).await;
     embedded.stop().await;
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use gander_process::{SandboxSpec, Spawner};
 
-use crate::hooks::{ExtensionManager, MemoryState, StateStore};
+use crate::hooks::{ExtensionManager, HostFiles, MemoryState, StateStore};
 
 /// The folder below [`BuiltinContext::data_dir`] that holds the output of commands which was too long for a result.
 /// Tools may read it even where `data_dir` itself is denied; nothing else may be kept there.
@@ -24,7 +24,7 @@ pub struct BuiltinContext {
     pub data_dir: PathBuf,
     /// Starts commands: with the daemon's supervisor, or (in tests) without.
     pub spawner: Spawner,
-    /// What commands are bound by; the file tools keep to its writable paths as well.
+    /// What commands are bound by; the file tools keep to its writable and readable paths as well.
     pub sandbox: Option<SandboxSpec>,
     /// Whether files outside of the session's folders may be written. Reading them is always allowed.
     pub allow_outside: bool,
@@ -38,6 +38,9 @@ pub struct BuiltinContext {
     pub state: Arc<dyn StateStore>,
     /// What `extensionmanager` works on. Without it its tools say that there is no session to manage.
     pub manager: Option<Arc<dyn ExtensionManager>>,
+    /// Where the file tools of `developer` look first for text files of the session's folders. Without it they know
+    /// only what is on the disk.
+    pub host_files: Option<Arc<dyn HostFiles>>,
 }
 
 impl BuiltinContext {
@@ -57,6 +60,7 @@ impl BuiltinContext {
             global_memory_dir: None,
             state: Arc::new(MemoryState::default()),
             manager: None,
+            host_files: None,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! read, and must not panic. A future is dropped when its call is cancelled; what it has begun must then either be
 //! undone or be harmless.
 
-use std::{collections::BTreeMap, fmt, sync::Mutex, sync::PoisonError};
+use std::{collections::BTreeMap, fmt, path::Path, sync::Mutex, sync::PoisonError};
 
 use futures::{FutureExt as _, future, future::BoxFuture};
 
@@ -58,6 +58,27 @@ impl StateStore for MemoryState {
         values.insert(key.to_owned(), value);
         future::ready(Ok(())).boxed()
     }
+}
+
+/// Text files of the session as a program sees them that is attached to it: an editor, with its unsaved changes. It may
+/// come and go between any two calls. Paths are absolute, in the session's folders, and were judged before.
+pub trait HostFiles: Send + Sync {
+    /// The whole text of a file; `None` when nobody is attached who reads files.
+    ///
+    /// # Errors
+    /// When the program does not know the file, fails, or does not answer in time.
+    fn read_text<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Option<Result<String, HookError>>>;
+
+    /// Replaces the whole text of a file or creates it; its folder exists. `None` when nobody is attached who writes
+    /// files: nothing has happened then.
+    ///
+    /// # Errors
+    /// When the program fails or does not answer in time; the file may have been written all the same.
+    fn write_text<'a>(
+        &'a self,
+        path: &'a Path,
+        text: &'a str,
+    ) -> BoxFuture<'a, Option<Result<(), HookError>>>;
 }
 
 /// An extension that the session has or could have.

@@ -24,8 +24,8 @@ mod todo;
 pub use context::{BuiltinContext, OUTPUT_DIRECTORY};
 pub use developer::OUTPUT_NOTIFICATION;
 pub use hooks::{
-    AvailableExtension, Body, ExtensionManager, HookError, ListedResource, MemoryState, ResourceContent,
-    StateStore,
+    AvailableExtension, Body, ExtensionManager, HookError, HostFiles, ListedResource, MemoryState,
+    ResourceContent, StateStore,
 };
 pub use serve::{
     BuiltinServer, ClientReceiver, ClientSender, InProcess, ServeError, serve_bytes, serve_in_process,

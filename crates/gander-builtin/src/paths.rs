@@ -26,8 +26,12 @@ pub(crate) enum Access {
 #[derive(Debug)]
 pub(crate) struct PathGuard {
     working_directory: PathBuf,
+    /// The working directory and the further folders of the session, as they were given.
+    folders: Vec<PathBuf>,
     home: Option<PathBuf>,
     roots: Vec<PathBuf>,
+    /// What may be read besides what may be written; `None`: everything.
+    readable: Option<Vec<PathBuf>>,
     denied: Vec<PathBuf>,
     output: PathBuf,
     allow_outside: bool,
@@ -35,19 +39,21 @@ pub(crate) struct PathGuard {
 
 impl PathGuard {
     pub(crate) fn new(context: &BuiltinContext) -> Self {
+        let folders: Vec<PathBuf> = std::iter::once(&context.working_directory)
+            .chain(&context.additional_directories)
+            .cloned()
+            .collect();
         let roots: Vec<PathBuf> = match &context.sandbox {
             // The same bounds as for commands: a read-only session is so for the file tools as well.
             Some(sandbox) => sandbox.writable.iter().chain(&sandbox.private_tmp).cloned().collect(),
-            None => {
-                let folders =
-                    std::iter::once(&context.working_directory).chain(&context.additional_directories);
-                folders.cloned().collect()
-            }
+            None => folders.clone(),
         };
         Self {
             working_directory: context.working_directory.clone(),
+            folders,
             home: context.environment.get("HOME").map(PathBuf::from).filter(|home| home.is_absolute()),
             roots,
+            readable: context.sandbox.as_ref().and_then(|sandbox| sandbox.readable.clone()),
             denied: context.denied_paths.clone(),
             output: context.data_dir.join(OUTPUT_DIRECTORY),
             allow_outside: context.allow_outside && context.sandbox.is_none(),
@@ -61,6 +67,13 @@ impl PathGuard {
         if self.denied_now().denies(&path) {
             let message =
                 format!("{text}: this belongs to the agent itself; tools may neither read nor change it");
+            return Err(ToolError::new(message));
+        }
+        if !self.is_readable(&path) {
+            let message = format!(
+                "{}: this session's sandbox does not let files there be read; choose a path in its folders",
+                path.display()
+            );
             return Err(ToolError::new(message));
         }
         if access == Access::Write && !self.allow_outside && !self.is_inside(&path) {
@@ -88,8 +101,23 @@ impl PathGuard {
         }
     }
 
+    /// The canonical `path` of a file in the session's folders, by the name that these have for whoever opened them:
+    /// an editor knows its files by that, not by where a link leads. `None` for files elsewhere.
+    pub(crate) fn in_folders(&self, path: &Path) -> Option<PathBuf> {
+        self.folders.iter().find_map(|folder| {
+            let rest = path.strip_prefix(folder.canonicalize().ok()?).ok()?;
+            (!rest.as_os_str().is_empty()).then(|| folder.join(rest))
+        })
+    }
+
     fn is_inside(&self, path: &Path) -> bool {
-        self.roots.iter().filter_map(|root| root.canonicalize().ok()).any(|root| path.starts_with(root))
+        is_below(&self.roots, path)
+    }
+
+    fn is_readable(&self, path: &Path) -> bool {
+        self.readable.as_ref().is_none_or(|readable| {
+            is_below(readable, path) || self.is_inside(path) || path.starts_with(&self.output)
+        })
     }
 
     /// Relative to the working directory, with `~` for the home directory.
@@ -109,6 +137,10 @@ impl PathGuard {
             (None, _) => Ok(self.working_directory.join(text)),
         }
     }
+}
+
+fn is_below(roots: &[PathBuf], path: &Path) -> bool {
+    roots.iter().filter_map(|root| root.canonicalize().ok()).any(|root| path.starts_with(root))
 }
 
 /// A snapshot of what is denied, for walks over many paths.
@@ -233,6 +265,20 @@ mod tests {
     }
 
     #[test]
+    fn files_of_the_session_keep_the_name_of_its_folder() {
+        let Place { root, _keep, .. } = place();
+        symlink(root.join("work"), root.join("alias")).expect("link");
+        let mut context = BuiltinContext::new(root.join("alias"), root.join("data"));
+        context.additional_directories.push(root.join("extra"));
+        let guard = PathGuard::new(&context);
+        let named = |text: &str| guard.in_folders(&guard.check(text, Access::Read).expect(text));
+        assert_eq!(named("a/b"), Some(root.join("alias/a/b")));
+        assert_eq!(named("../extra/a"), Some(root.join("extra/a")));
+        assert_eq!(named("../other/a"), None);
+        assert_eq!(named("."), None);
+    }
+
+    #[test]
     fn a_sandbox_bounds_the_file_tools_too() {
         let Place { root, _keep, .. } = place();
         let context = BuiltinContext {
@@ -247,6 +293,22 @@ mod tests {
             "the working directory is not writable in this sandbox"
         );
         assert!(guard.check("a", Access::Read).is_ok());
+        assert!(guard.check("/etc/hostname", Access::Read).is_ok());
+        let mut listed = context;
+        if let Some(sandbox) = &mut listed.sandbox {
+            sandbox.readable = Some(vec![root.join("work")]);
+        }
+        let guard = PathGuard::new(&listed);
+        symlink(root.join("other"), root.join("work/way-out")).expect("link");
+        for (path, readable) in [
+            ("a", true),
+            ("../extra/a", true),
+            ("../other/a", false),
+            ("/etc/hostname", false),
+            ("way-out", false),
+        ] {
+            assert_eq!(guard.check(path, Access::Read).is_ok(), readable, "{path}");
+        }
     }
 
     #[test]

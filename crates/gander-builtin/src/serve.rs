@@ -207,7 +207,8 @@ where
     E: std::error::Error + Send + Sync + 'static,
 {
     let (closing, calls) = (server.closing(), server.calls());
-    let serve = server.serve_with_ct(transport, stop.child_token());
+    // On the heap, so that what the handshake needed is given back after it.
+    let serve = Box::pin(server.serve_with_ct(transport, stop.child_token()));
     let running = tokio::select! {
         running = serve => running.map_err(|error| ServeError::Handshake(error.to_string()))?,
         () = stop.cancelled() => return Ok(()),

@@ -3,7 +3,11 @@
 //! A tool's failure is a result (`isError`) that the model can read; only an unknown tool is a protocol error. A tool
 //! that panics answers with an error instead of leaving its caller waiting.
 
-use std::{fmt, panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    fmt,
+    panic::AssertUnwindSafe,
+    sync::{Arc, LazyLock},
+};
 
 use futures::{
     FutureExt as _,
@@ -57,6 +61,9 @@ pub(crate) struct About {
     pub(crate) instructions: String,
 }
 
+/// The tools of all servers of one kind: their schemas are the larger part of a server.
+pub(crate) type Tools = LazyLock<Arc<[Tool]>>;
+
 /// What is special about one builtin.
 pub(crate) trait Builtin: Send + Sync + 'static {
     /// Does no work: what has to be looked up belongs into `recall`.
@@ -67,8 +74,8 @@ pub(crate) trait Builtin: Send + Sync + 'static {
         future::ready(None).boxed()
     }
 
-    /// The same for as long as the server lives.
-    fn tools(&self) -> Vec<Tool>;
+    /// The same for every server of its kind; made once.
+    fn tools(&self) -> Arc<[Tool]>;
 
     /// Runs one of `tools`. It ends soon after the call is cancelled or the server closes.
     fn call<'a>(
@@ -92,7 +99,7 @@ impl Server {
     pub(crate) fn new<B: Builtin>(make: impl FnOnce(CancellationToken) -> B) -> Self {
         let closing = CancellationToken::new();
         let builtin = make(closing.clone());
-        let tools = builtin.tools().into();
+        let tools = builtin.tools();
         Self { builtin: Arc::new(builtin), tools, calls: TaskTracker::new(), closing }
     }
 

@@ -6,6 +6,8 @@
 mod extensionmanager;
 #[path = "suite/files.rs"]
 mod files;
+#[path = "suite/host_files.rs"]
+mod host_files;
 #[path = "suite/link.rs"]
 mod link;
 #[path = "suite/memory.rs"]

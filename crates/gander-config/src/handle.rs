@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::environment::Environment;
+use crate::environment::{Environment, variable_for};
 use crate::error::ConfigError;
 use crate::file::LOCK_DEADLINE;
 use crate::keys::{KNOWN_KEYS, is_secret_name};
@@ -21,9 +21,11 @@ use crate::layers::{Config, Layer, Origin};
 use crate::paths::Paths;
 use crate::permissions::{PermissionRules, RuleDecision};
 use crate::policy::Policy;
-use crate::secrets::{Secret, SecretStatus, SecretsFile};
+use crate::secret_commands::{self, SecretCommands};
+use crate::secrets::{Secret, SecretOrigin, SecretStatus, SecretsFile};
 use crate::watched::{Health, Watched};
 
+mod custom;
 mod writes;
 
 /// How long a look at the files is good for.
@@ -89,6 +91,7 @@ struct Inner {
     lock_deadline: Duration,
     state: Mutex<State>,
     generation: watch::Sender<u64>,
+    commands: SecretCommands,
 }
 
 struct State {
@@ -137,6 +140,7 @@ impl ConfigHandle {
             lock_deadline,
             state: Mutex::new(state),
             generation,
+            commands: SecretCommands::default(),
         };
         let handle = Self(Arc::new(inner));
         let config = handle.snapshot(&handle.state());
@@ -177,14 +181,45 @@ impl ConfigHandle {
         health
     }
 
-    /// The secret `key`: the environment's, else the file's.
+    /// The secret `key`: the environment's, else what its command prints, else the file's. Blocks as long as the command
+    /// takes when it was not run lately.
     pub fn secret(&self, key: &str) -> Option<Secret> {
-        Some(self.looked().secrets.value().lookup(key, &self.0.environment)?.0)
+        let secrets = Arc::clone(self.looked().secrets.value());
+        // Not under the lock: a command may take long.
+        if let Some(command) = self.secret_command(key) {
+            return self.0.commands.secret(&variable_for(key), &command, &self.0.environment);
+        }
+        Some(secrets.lookup(key, &self.0.environment)?.0)
+    }
+
+    /// The command that prints a secret, unless the environment has it.
+    fn secret_command(&self, key: &str) -> Option<Vec<String>> {
+        let name = variable_for(key);
+        if self.0.environment.get(&name).is_some() {
+            return None;
+        }
+        let setting = self.current().get(secret_commands::KEY)?.value;
+        secret_commands::commands(Some(&setting)).remove(&name)
     }
 
     /// What may be told about the secret `key`.
     pub fn secret_status(&self, key: &str) -> SecretStatus {
-        self.looked().secrets.value().status(key, &self.0.environment)
+        let secrets = Arc::clone(self.looked().secrets.value());
+        self.status_of(key, &secrets)
+    }
+
+    /// Runs no command to tell: one that is there counts as set until it failed.
+    fn status_of(&self, key: &str, secrets: &SecretsFile) -> SecretStatus {
+        let Some(command) = self.secret_command(key) else {
+            return secrets.status(key, &self.0.environment);
+        };
+        let known = self.0.commands.kept(&variable_for(key), &command);
+        SecretStatus {
+            key: key.to_owned(),
+            set: !matches!(known, Some(None)),
+            last_four: known.flatten().and_then(|secret| secret.last_four()),
+            origin: Some(SecretOrigin::Command { program: command.first().cloned().unwrap_or_default() }),
+        }
     }
 
     /// The status of all documented secrets, those in the file and those in `also`, by name.
@@ -193,7 +228,10 @@ impl ConfigHandle {
         let mut names: BTreeSet<&str> = also.iter().copied().collect();
         names.extend(KNOWN_KEYS.iter().filter(|known| known.secret).map(|known| known.key));
         names.extend(secrets.names());
-        names.into_iter().map(|name| secrets.status(name, &self.0.environment)).collect()
+        let setting = self.current().get(secret_commands::KEY).map(|entry| entry.value);
+        let commands = secret_commands::commands(setting.as_ref());
+        names.extend(commands.keys().map(String::as_str));
+        names.into_iter().map(|name| self.status_of(name, &secrets)).collect()
     }
 
     /// All secret values that are known: those of the file and the variables whose names say so. For redaction.
@@ -202,12 +240,19 @@ impl ConfigHandle {
         let in_file = secrets.names().filter_map(|name| secrets.lookup(name, &Environment::default()));
         let in_environment =
             self.0.environment.iter().filter(|(name, value)| !value.is_empty() && is_secret_name(name));
-        in_file.map(|(secret, _)| secret).chain(in_environment.map(|(_, value)| Secret::new(value))).collect()
+        let printed = self.0.commands.values();
+        let in_environment = in_environment.map(|(_, value)| Secret::new(value));
+        in_file.map(|(secret, _)| secret).chain(in_environment).chain(printed).collect()
     }
 
     /// The user's permission rules, the strictest first; every pattern stands here once.
     pub fn rules(&self) -> Vec<(String, RuleDecision)> {
         self.looked().permissions.value().rules.clone()
+    }
+
+    /// The user's rules for projects, by directory; within one as in [`ConfigHandle::rules`].
+    pub fn project_rules(&self) -> BTreeMap<String, Vec<(String, RuleDecision)>> {
+        self.looked().permissions.value().projects.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -44,13 +44,62 @@ pub const KNOWN_KEYS: &[KnownKey] = &[
     ),
     plain("GOOSE_MAX_TURNS", "Most model calls within one turn, then the turn ends.", Some("1000")),
     plain(
+        "GOOSE_FAST_MODEL",
+        "Model of the same provider for small tasks such as titles. Unset: the model itself.",
+        None,
+    ),
+    plain(
+        "GOOSE_CONTEXT_LIMIT",
+        "Context window in tokens, where it differs from what is known of the model.",
+        None,
+    ),
+    plain("GOOSE_MAX_TOKENS", "Most tokens of one answer of the model.", None),
+    plain("GOOSE_TEMPERATURE", "Temperature of the model, 0 to 2. Unset: the provider's own.", None),
+    plain(
+        "GOOSE_AUTO_COMPACT_THRESHOLD",
+        "Share of the context window that may be used before the conversation is summarized; 0 or 1 switches it off.",
+        Some("0.8"),
+    ),
+    plain(
+        "GOOSE_MAX_TOOL_RESPONSE_SIZE",
+        "Longest text of a tool result that the model gets whole, in bytes. Longer ones go to a file that it can read.",
+        Some("200000"),
+    ),
+    plain("GOOSE_DISABLE_SESSION_NAMING", "Keeps the model from naming sessions.", Some("false")),
+    plain(
+        "CONTEXT_FILE_NAMES",
+        "Names of files with hints for the model, in the project and in the config directory.",
+        Some("[\".goosehints\", \"AGENTS.md\"]"),
+    ),
+    plain(
+        "gander.permission_judge",
+        "Mode smart_approve asks the model whether a call only reads, where the tool does not say so.",
+        Some("false"),
+    ),
+    plain(
+        "gander.max_tool_repetitions",
+        "The same call with the same result, one after the other: before the one with this number a person is asked. 0: nobody is.",
+        Some("3"),
+    ),
+    plain("slash_commands", "Recipes with a command: a list of {command, recipe_path}.", None),
+    plain(
         "gander.listen",
         "Address of `gander serve`, as host:port. A background daemon listens on its socket only.",
         Some("\"127.0.0.1:7717\""),
     ),
     plain(
         "gander.linger",
-        "What keeps a background daemon alive after its last client has gone: \"schedules\" (while any exist) or \"always\". Unset: it exits soon after.",
+        "How long a background daemon stays after its last client has gone: seconds such as \"90s\", \"schedules\" (while any is active) or \"always\".",
+        Some("\"60s\""),
+    ),
+    plain(
+        "gander.auto_model",
+        "Whether to look for a model when none is configured: a single provider key, a model server on this machine, an installed agent.",
+        Some("true"),
+    ),
+    plain(
+        "gander.secret_commands",
+        "Commands that print secrets, by the secret's name: a text for sh or a list of words. Run when the secret is needed.",
         None,
     ),
     plain(

@@ -25,6 +25,7 @@ mod permissions;
 mod policy;
 mod prompts;
 pub mod recovery;
+mod secret_commands;
 mod secrets;
 pub mod token;
 mod watched;

@@ -1,9 +1,11 @@
 //! Permission rules in Goose's `permission.yaml`.
 //!
-//! The section `user` has three lists of tool names: `always_allow`, `ask_before`, `never_allow`. All other sections
-//! (Goose keeps a cache of its own in `smart_approve`) are left as they are. Which rule applies to a call is decided
-//! by the engine; this module only stores them.
+//! The section `user` has three lists of tool names: `always_allow`, `ask_before`, `never_allow`. Sections of the same
+//! shape named `project:DIRECTORY` hold rules for work in and below a directory. All other sections (Goose keeps a cache
+//! of its own in `smart_approve`) are left as they are. Which rule applies to a call is decided by the engine; this
+//! module only stores them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_yaml_ng::{Mapping, Value as Yaml};
@@ -12,6 +14,12 @@ use crate::document;
 use crate::error::ConfigError;
 
 pub(crate) const USER_SECTION: &str = "user";
+const PROJECT_PREFIX: &str = "project:";
+
+/// The section of a project's rules.
+pub(crate) fn project_section(directory: &str) -> String {
+    format!("{PROJECT_PREFIX}{directory}")
+}
 
 /// What a rule says about a tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,35 +50,48 @@ impl RuleDecision {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct PermissionRules {
     pub(crate) rules: Vec<(String, RuleDecision)>,
+    /// Of projects, by directory.
+    pub(crate) projects: BTreeMap<String, Vec<(String, RuleDecision)>>,
 }
 
 impl PermissionRules {
     pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ConfigError> {
         let document = document::parse(path, bytes)?;
-        let user = user_section(path, &document)?;
-        let mut rules: Vec<(String, RuleDecision)> = Vec::new();
-        for decision in RuleDecision::ALL {
-            for pattern in list(path, &user, decision)? {
-                if rules.iter().all(|(known, _)| *known != pattern) {
-                    rules.push((pattern, decision));
-                }
+        let mut projects = BTreeMap::new();
+        for name in document.keys().map(document::key_text) {
+            if let Some(directory) = name.strip_prefix(PROJECT_PREFIX) {
+                projects.insert(directory.to_owned(), rules_of(path, &document, &name)?);
             }
         }
-        Ok(Self { rules })
+        Ok(Self { rules: rules_of(path, &document, USER_SECTION)?, projects })
     }
 }
 
-/// The `user` section with `pattern` in exactly the list of `decision`, or in none.
-pub(crate) fn user_section_with(
+fn rules_of(path: &Path, document: &Mapping, name: &str) -> Result<Vec<(String, RuleDecision)>, ConfigError> {
+    let lists = section(path, document, name)?;
+    let mut rules: Vec<(String, RuleDecision)> = Vec::new();
+    for decision in RuleDecision::ALL {
+        for pattern in list(path, &lists, name, decision)? {
+            if rules.iter().all(|(known, _)| *known != pattern) {
+                rules.push((pattern, decision));
+            }
+        }
+    }
+    Ok(rules)
+}
+
+/// A section with `pattern` in exactly the list of `decision`, or in none.
+pub(crate) fn section_with(
     path: &Path,
     document: &Mapping,
+    name: &str,
     pattern: &str,
     decision: Option<RuleDecision>,
 ) -> Result<Mapping, ConfigError> {
-    let mut user = user_section(path, document)?;
+    let mut user = section(path, document, name)?;
     // Goose needs all three lists to be there; they are made in its order.
     for each in [RuleDecision::AlwaysAllow, RuleDecision::AskBefore, RuleDecision::NeverAllow] {
-        let mut patterns = list(path, &user, each)?;
+        let mut patterns = list(path, &user, name, each)?;
         if decision == Some(each) {
             if !patterns.iter().any(|known| known == pattern) {
                 patterns.push(pattern.to_owned());
@@ -84,16 +105,16 @@ pub(crate) fn user_section_with(
     Ok(user)
 }
 
-fn user_section(path: &Path, document: &Mapping) -> Result<Mapping, ConfigError> {
-    match document.get(USER_SECTION) {
+fn section(path: &Path, document: &Mapping, name: &str) -> Result<Mapping, ConfigError> {
+    match document.get(name) {
         None | Some(Yaml::Null) => Ok(Mapping::new()),
-        Some(Yaml::Mapping(user)) => Ok(user.clone()),
-        Some(other) => Err(shape(path, USER_SECTION.to_owned(), "a mapping of lists", other)),
+        Some(Yaml::Mapping(lists)) => Ok(lists.clone()),
+        Some(other) => Err(shape(path, name.to_owned(), "a mapping of lists", other)),
     }
 }
 
-fn list(path: &Path, user: &Mapping, decision: RuleDecision) -> Result<Vec<String>, ConfigError> {
-    let field = || format!("{USER_SECTION}.{}", decision.as_str());
+fn list(path: &Path, user: &Mapping, name: &str, decision: RuleDecision) -> Result<Vec<String>, ConfigError> {
+    let field = || format!("{name}.{}", decision.as_str());
     match user.get(decision.as_str()) {
         None | Some(Yaml::Null) => Ok(Vec::new()),
         Some(Yaml::Sequence(items)) => items
@@ -130,6 +151,15 @@ mod tests {
         for text in ["", "user:\n", "user: {always_allow: }\n", "smart_approve: {}\n"] {
             assert_eq!(rules(text).unwrap(), [], "{text}");
         }
+    }
+
+    #[test]
+    fn projects_have_sections_of_their_own() {
+        let text = "user: {always_allow: [a]}\nproject:/src/x:\n  never_allow: [b]\n";
+        let parsed = PermissionRules::parse(Path::new("/permission.yaml"), text.as_bytes()).unwrap();
+        assert_eq!(parsed.rules, [("a".to_owned(), AlwaysAllow)]);
+        assert_eq!(parsed.projects["/src/x"], [("b".to_owned(), NeverAllow)]);
+        assert_eq!(parsed.projects.len(), 1);
     }
 
     #[test]

@@ -123,6 +123,14 @@ impl Policy {
         Ok(())
     }
 
+    /// Whether extensions may be started by this program.
+    ///
+    /// # Errors
+    /// [`ConfigError::NotAllowed`].
+    pub fn check_command(&self, command: &str) -> Result<(), ConfigError> {
+        self.check("extension command", self.rules.extensions.commands.as_deref(), command)
+    }
+
     fn check(&self, field: &str, allowed: Option<&[String]>, value: &str) -> Result<(), ConfigError> {
         match allowed {
             Some(patterns) if !patterns.iter().any(|pattern| matches(pattern, value)) => {

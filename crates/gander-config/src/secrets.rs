@@ -1,7 +1,7 @@
 //! Secrets: a type that cannot be shown by accident, and the file that holds them.
 //!
-//! Order of lookup: the environment variable of the upper-cased name, then `secrets.yaml` in the config directory
-//! (`NAME: value`, Goose's file fallback), mode 0600. The file is protected by its mode only; it is not encrypted. The
+//! Order of lookup: the environment variable of the upper-cased name, then the command that is set for it (see
+//! `secret_commands`), then `secrets.yaml` in the config directory (`NAME: value`, Goose's file fallback), mode 0600. The file is protected by its mode only; it is not encrypted. The
 //! operating system's keyring, where Goose's desktop application keeps secrets, is not supported yet.
 //! Values are wiped from memory when the last [`Secret`] is dropped; buffers of the YAML parser are not.
 
@@ -55,6 +55,11 @@ pub enum SecretOrigin {
     Environment {
         /// Its name.
         variable: String,
+    },
+    /// A command prints it; see the setting `gander.secret_commands`.
+    Command {
+        /// Its program.
+        program: String,
     },
     /// The secrets file.
     File {

@@ -113,6 +113,10 @@ pub struct Sandbox {
     pub mode: SandboxMode,
     /// Absolute paths that may be written besides what the mode allows.
     pub writable_paths: Vec<String>,
+    /// Absolute paths that may be read besides the session's folders and the system's programs; empty = everything but
+    /// the daemon's own files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub readable_paths: Vec<String>,
     /// Whether the process may open network connections.
     pub network: bool,
 }

@@ -18,6 +18,7 @@ use crate::{
     permission::{PermissionRule, RememberScope},
     session::{Command, Plan, SessionOption, SessionState as Activity},
     turn::TurnState,
+    usage::UsagePurpose,
 };
 
 /// An item with what the fold knows about it.
@@ -44,6 +45,8 @@ pub struct SessionState {
     pub items: Vec<ItemEntry>,
     index: HashMap<ItemId, usize>,
     messages: HashSet<MessageId>,
+    /// What each summary stands for, by the summary's id.
+    summarized: HashMap<ItemId, Vec<ItemId>>,
     pub turns: Vec<Turn>,
     pub interactions: BTreeMap<InteractionId, Interaction>,
     pub extensions: BTreeMap<String, ExtensionEntry>,
@@ -66,6 +69,7 @@ impl SessionState {
             items: Vec::new(),
             index: HashMap::new(),
             messages: HashSet::new(),
+            summarized: HashMap::new(),
             turns: Vec::new(),
             interactions: BTreeMap::new(),
             extensions: BTreeMap::new(),
@@ -138,11 +142,34 @@ impl SessionState {
 
     /// Items that the model is to see, in order.
     pub fn model_items(&self) -> Vec<Arc<Item>> {
-        self.items
+        self.model_entries().into_iter().map(|e| e.item).collect()
+    }
+
+    /// The same with where they stand in the log. A summary stands where what it replaces stood.
+    pub fn model_entries(&self) -> Vec<ItemEntry> {
+        let seen = |e: &&ItemEntry| e.item.visibility.model && !e.item.redacted;
+        let mut entries: Vec<ItemEntry> = self.items.iter().filter(seen).cloned().collect();
+        entries.sort_by_key(|e| match &e.item.body {
+            ItemBody::Compaction(c) if c.replaced_through_sequence > 0 => c.replaced_through_sequence,
+            _ => e.first_sequence,
+        });
+        entries
+    }
+
+    /// Items that the model should see again once the summaries that stand for them are gone: those whose first event
+    /// has `from` as its sequence, or a later one.
+    pub fn unsummarized(&self, from: Sequence) -> Vec<&ItemEntry> {
+        let gone = |id: &ItemId| self.entry(id).is_some_and(|e| e.first_sequence >= from && !e.rewound);
+        let mut stood_for: Vec<&ItemEntry> = self
+            .summarized
             .iter()
-            .filter(|e| e.item.visibility.model && !e.item.redacted)
-            .map(|e| e.item.clone())
-            .collect()
+            .filter(|(summary, _)| gone(summary))
+            .flat_map(|(_, items)| items)
+            .filter_map(|id| self.entry(id))
+            .filter(|e| e.first_sequence < from && !e.item.visibility.model)
+            .collect();
+        stood_for.sort_by_key(|e| e.first_sequence);
+        stood_for
     }
 
     /// Applies the next event.
@@ -227,8 +254,11 @@ impl SessionState {
                 }
                 self.session.usage.totals = report.session_totals;
                 self.session.usage.cost_totals.clone_from(&report.cost_totals);
-                if report.purpose == crate::usage::UsagePurpose::Turn {
+                let purpose = report.purpose;
+                if purpose == UsagePurpose::Turn {
                     self.session.usage.last_call = report.call;
+                }
+                if matches!(purpose, UsagePurpose::Turn | UsagePurpose::Compaction) {
                     self.session.context_used_tokens = report.context_used_tokens;
                     self.session.context_window_tokens = report.context_window_tokens;
                 }
@@ -321,7 +351,13 @@ impl SessionState {
                 entry.rewound |= change.kind == HistoryChangeKind::Rewound;
             }
         }
+        if let (HistoryChangeKind::Compacted, Some(summary)) = (change.kind, &change.summary_item_id) {
+            let hidden = change.visibility_changes.iter().map(|v| v.item_id.clone()).collect();
+            self.summarized.insert(summary.clone(), hidden);
+        }
         self.recount_messages();
+        // What was counted is not what the model is told from now on.
+        self.session.context_used_tokens = None;
         self.session.update_time = event.time;
     }
 
@@ -390,5 +426,90 @@ fn append_text(item: &mut Item, part_index: u32, text: &str) {
     }
     if let Some(crate::PartBody::Text(target)) = parts.get_mut(index).map(|p| &mut p.body) {
         target.push_str(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Timestamp,
+        event::VisibilityChange,
+        item::{Compaction, Origin, UserMessage, Visibility},
+        session::SessionOrigin,
+    };
+
+    fn event(sequence: Sequence, payload: Payload) -> Event {
+        Event { sequence, turn_id: None, time: Timestamp(sequence), actor: None, payload }
+    }
+
+    fn item(id: &str, body: ItemBody) -> Payload {
+        let item = Item {
+            item_id: ItemId::new(id).unwrap(),
+            turn_id: None,
+            message_id: MessageId::new(id).unwrap(),
+            body,
+            state: ItemState::Completed,
+            incomplete: false,
+            visibility: Visibility::default(),
+            origin: Origin::Client,
+            create_time: Timestamp(0),
+            client_create_time: None,
+            complete_time: None,
+            redacted: false,
+            model_id: None,
+            provider_state_json: None,
+        };
+        Payload::ItemCompleted { item: Box::new(item) }
+    }
+
+    fn message(id: &str) -> Payload {
+        item(id, ItemBody::UserMessage(UserMessage::default()))
+    }
+
+    fn compacted(summary: &str, hidden: &[&str]) -> Payload {
+        let hide =
+            |id: &&str| VisibilityChange { item_id: ItemId::new(*id).unwrap(), user: true, model: false };
+        Payload::HistoryChanged(HistoryChange {
+            kind: HistoryChangeKind::Compacted,
+            visibility_changes: hidden.iter().map(hide).collect(),
+            hidden_from_sequence: None,
+            summary_item_id: Some(ItemId::new(summary).unwrap()),
+        })
+    }
+
+    #[test]
+    fn a_summary_stands_where_what_it_stands_for_stood() {
+        let session = serde_json::from_value(serde_json::json!({
+            "session_id": "s", "working_directory": "/w", "create_time": 0, "update_time": 0,
+            "context_used_tokens": 7,
+        }));
+        let created =
+            Payload::SessionCreated { session: Box::new(session.unwrap()), origin: SessionOrigin::New };
+        let mut state = SessionState::from_first(&event(1, created)).unwrap();
+        let summary = |id: &str, through| {
+            let body = Compaction { replaced_through_sequence: through, ..Compaction::default() };
+            item(id, ItemBody::Compaction(body))
+        };
+        for (sequence, payload) in [
+            (2, message("a")),
+            (3, message("b")),
+            (4, message("kept")),
+            (5, summary("one", 3)),
+            (6, compacted("one", &["a", "b"])),
+            (7, message("c")),
+        ] {
+            state.apply(&event(sequence, payload));
+        }
+        let told = |state: &SessionState| {
+            state.model_items().iter().map(|i| i.item_id.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&state), ["one", "kept", "c"]);
+        assert_eq!(state.session.context_used_tokens, None, "what was counted is not told any more");
+        let again =
+            |from| state.unsummarized(from).iter().map(|e| e.item.item_id.to_string()).collect::<Vec<_>>();
+        assert_eq!(again(7), Vec::<String>::new(), "the summary stays");
+        assert_eq!(again(5), ["a", "b"]);
+        assert_eq!(again(3), ["a"], "what goes itself does not come back");
     }
 }

@@ -313,7 +313,7 @@ pub struct Location {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PermissionRecord {
     pub allowed: bool,
-    /// `mode`, `rule`, `answer`, `expired`, `policy`, `caller`.
+    /// `mode`, `rule`, `answer`, `expired`, `policy`, `caller`, `judge`.
     pub source: String,
 }
 

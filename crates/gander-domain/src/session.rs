@@ -185,6 +185,9 @@ pub struct SessionRecipe {
     pub recipe_id: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub values: BTreeMap<String, String>,
+    /// The recipe with its parameters filled in, JSON object text. Absent while required values are missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rendered_json: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -68,6 +68,8 @@ pub enum UsagePurpose {
     Compaction,
     Judge,
     Sampling,
+    /// A call that a sub-agent of the session made; it is in the sub-agent's own log as well.
+    Subagent,
 }
 
 /// Running totals of a session.

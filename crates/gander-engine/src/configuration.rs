@@ -1,21 +1,13 @@
-//! The bridge to the configuration: models by provider registry, configured extensions, policy.
+//! The bridge to the configuration: configured extensions, policy, errors.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use gander_config::{ConfigError, ConfigHandle};
+use gander_config::ConfigError;
 use gander_domain::{
     ErrorDetail, ErrorReason,
     extension::{ExtensionConfig, ExtensionTransport, Sandbox, SandboxMode, extension_key},
-    session::ModelSelection,
 };
 use gander_formats::extension::Entry;
-use gander_model::{ModelProvider, ProviderInfo, ProviderRegistry, Settings};
 
-use crate::{
-    engine::Engine,
-    models::{Models, ResolvedModel, not_configured, setup_error},
-    services::Services,
-};
+use crate::{engine::Engine, services::Services};
 
 /// The API error of a configuration error.
 pub fn config_error(error: &ConfigError) -> ErrorDetail {
@@ -37,107 +29,6 @@ pub fn config_error(error: &ConfigError) -> ErrorDetail {
         | ConfigError::SecretKey { key }
         | ConfigError::WrongType { key, .. } => detail.with("key", key),
         _ => detail,
-    }
-}
-
-/// Settings and secrets as providers look them up.
-struct ConfigSettings<'a>(&'a ConfigHandle);
-
-impl Settings for ConfigSettings<'_> {
-    fn value(&self, key: &str) -> Option<String> {
-        self.0.current().get_string(key).ok().flatten()
-    }
-
-    fn secret(&self, key: &str) -> Option<String> {
-        self.0.secret(key).map(|s| s.expose().to_owned())
-    }
-}
-
-/// Generation of the configuration and the providers made from it.
-type ReadyProviders = (u64, std::collections::HashMap<String, Arc<dyn ModelProvider>>);
-
-/// Models by the provider registry and the configuration.
-pub struct ConfigModels {
-    config: ConfigHandle,
-    registry: ProviderRegistry,
-    /// Ready providers of one generation of the configuration.
-    ready: Mutex<ReadyProviders>,
-}
-
-impl ConfigModels {
-    pub fn new(config: ConfigHandle, registry: ProviderRegistry) -> Self {
-        Self { config, registry, ready: Mutex::default() }
-    }
-
-    fn configured(&self) -> Result<Option<(ModelSelection, String)>, ErrorDetail> {
-        let config = self.config.current();
-        let text = |key: &str| config.get_string(key).map_err(|e| config_error(&e));
-        let Some(provider_id) = text("GOOSE_PROVIDER")?.filter(|p| !p.is_empty()) else { return Ok(None) };
-        let model_id = text("GOOSE_MODEL")?.unwrap_or_default();
-        let reason = format!("configured: GOOSE_PROVIDER is {provider_id}");
-        Ok(Some((ModelSelection { provider_id, model_id, ..ModelSelection::default() }, reason)))
-    }
-}
-
-impl Models for ConfigModels {
-    fn resolve(
-        &self,
-        wanted: Option<&ModelSelection>,
-        demo_allowed: bool,
-    ) -> Result<ResolvedModel, ErrorDetail> {
-        let (mut selection, reason) = match (wanted, self.configured()?) {
-            (Some(wanted), _) if !wanted.provider_id.is_empty() => {
-                (wanted.clone(), "chosen for this session or turn".to_owned())
-            }
-            // A model without a provider belongs to the configured one.
-            (Some(wanted), Some((configured, reason))) => {
-                (ModelSelection { provider_id: configured.provider_id, ..wanted.clone() }, reason)
-            }
-            (None, Some(configured)) => configured,
-            (_, None) if demo_allowed => (
-                ModelSelection { provider_id: "demo".to_owned(), ..ModelSelection::default() },
-                "no model is configured: the built-in demo stands in".to_owned(),
-            ),
-            (_, None) => return Err(not_configured()),
-        };
-        let config = self.config.current();
-        let denied = |e: ConfigError| ErrorDetail::new(ErrorReason::PolicyDenied, e.to_string());
-        config.policy().check_provider(&selection.provider_id).map_err(denied)?;
-        let provider = self.provider(&selection.provider_id)?;
-        if selection.model_id.is_empty() {
-            selection.model_id = provider.info().default_model_id.clone().ok_or_else(|| {
-                ErrorDetail::new(
-                    ErrorReason::ModelUnknown,
-                    format!(
-                        "no model is chosen and provider {} has no default; set one with `gander config set GOOSE_MODEL NAME`",
-                        selection.provider_id
-                    ),
-                )
-            })?;
-        }
-        config.policy().check_model(&selection.model_id).map_err(denied)?;
-        Ok(ResolvedModel { provider, selection, reason })
-    }
-
-    fn providers(&self) -> Vec<(ProviderInfo, bool)> {
-        self.registry.list(&ConfigSettings(&self.config))
-    }
-
-    fn provider(&self, provider_id: &str) -> Result<Arc<dyn ModelProvider>, ErrorDetail> {
-        // Reading the present snapshot first notices changes of the files.
-        let _ = self.config.current();
-        let generation = *self.config.subscribe().borrow();
-        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        if ready.0 != generation {
-            *ready = (generation, std::collections::HashMap::new());
-        }
-        if let Some(provider) = ready.1.get(provider_id) {
-            return Ok(provider.clone());
-        }
-        let created = self.registry.create(provider_id, &ConfigSettings(&self.config));
-        let provider = created.map_err(|e| setup_error(&e))?;
-        ready.1.insert(provider_id.to_owned(), provider.clone());
-        Ok(provider)
     }
 }
 
@@ -186,15 +77,18 @@ impl Services {
     pub(crate) fn extension_policy(&self, config: &ExtensionConfig) -> Result<(), ErrorDetail> {
         let (command, uri) = match &config.transport {
             ExtensionTransport::Stdio { command, .. } => (Some(command.as_str()), None),
+            // What runs the code; the code itself could be anything.
+            ExtensionTransport::InlinePython { .. } => (Some("uvx"), None),
             ExtensionTransport::StreamableHttp { uri, .. } | ExtensionTransport::Sse { uri } => {
                 (None, Some(uri.as_str()))
             }
             _ => (None, None),
         };
         let current = self.config.current();
-        current
-            .policy()
-            .check_extension(&config.name, command, uri)
+        let policy = current.policy();
+        let prefix = config.exec_prefix.first().map_or(Ok(()), |program| policy.check_command(program));
+        prefix
+            .and_then(|()| policy.check_extension(&config.name, command, uri))
             .map_err(|e| ErrorDetail::new(ErrorReason::PolicyDenied, e.to_string()))
     }
 }

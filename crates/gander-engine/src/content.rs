@@ -34,6 +34,11 @@ fn content(bytes: Vec<u8>, mime_type: &str) -> Result<NewContent, ErrorDetail> {
     Ok(NewContent { content_id, mime_type: mime_type.to_owned(), bytes: bytes.into() })
 }
 
+/// A text as content beside the log.
+pub(crate) fn text_content(text: String) -> Result<NewContent, ErrorDetail> {
+    content(text.into_bytes(), "text/plain; charset=utf-8")
+}
+
 /// Moves large parts of an input out of the event.
 ///
 /// # Errors
@@ -112,7 +117,7 @@ pub(crate) fn offload_result(mut result: ToolResult) -> (ToolResult, Vec<NewCont
     (result, contents)
 }
 
-fn head_and_tail(text: &str, keep: usize) -> String {
+pub(crate) fn head_and_tail(text: &str, keep: usize) -> String {
     let (mut head, mut tail) = (keep / 2, text.len() - keep / 2);
     while !text.is_char_boundary(head) {
         head -= 1;

@@ -36,6 +36,12 @@ pub trait Models: Send + Sync + 'static {
         demo_allowed: bool,
     ) -> Result<ResolvedModel, ErrorDetail>;
 
+    /// Whether [`Models::resolve`] may wait now, as for a server on this machine that is asked whether it is there: it
+    /// must then not run on a thread of the async tasks.
+    fn may_wait(&self, _wanted: Option<&ModelSelection>) -> bool {
+        false
+    }
+
     /// Providers with whether they are configured.
     fn providers(&self) -> Vec<(gander_model::ProviderInfo, bool)>;
 
@@ -44,6 +50,39 @@ pub trait Models: Send + Sync + 'static {
     /// # Errors
     /// As for [`Models::resolve`].
     fn provider(&self, provider_id: &str) -> Result<Arc<dyn ModelProvider>, ErrorDetail>;
+
+    /// The document that defines a provider, if one does.
+    fn definition(&self, _provider_id: &str) -> Option<CustomDefinition> {
+        None
+    }
+
+    /// Checks a document that defines a provider; gives the name of the secret with its key.
+    ///
+    /// # Errors
+    /// What is wrong with it, with the field's name.
+    fn check_definition(&self, text: &str) -> Result<String, String> {
+        gander_model::ProviderFile::parse(text).map(|file| file.key_name())
+    }
+
+    /// The definitions of the user changed.
+    fn reload(&self) {}
+
+    /// Providers that this key may belong to, ready to be tried with it. It is shown to nobody else.
+    fn by_key(&self, _key: &str) -> Vec<Arc<dyn ModelProvider>> {
+        Vec::new()
+    }
+}
+
+/// A provider's definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CustomDefinition {
+    /// Goose's custom provider format, unknown fields included. Holds no key.
+    pub definition_json: String,
+    /// The user's own; others come with gander and cannot be changed.
+    pub custom: bool,
+    pub has_key: bool,
+    /// Name of the secret with the key.
+    pub key: String,
 }
 
 /// The error of a provider that cannot be made.
@@ -67,7 +106,8 @@ pub fn setup_error(error: &ProviderSetupError) -> ErrorDetail {
 pub fn not_configured() -> ErrorDetail {
     ErrorDetail::new(
         ErrorReason::ProviderNotConfigured,
-        "no model is configured; set one with `gander config set GOOSE_PROVIDER openai` and its key with \
-         `gander config set --secret OPENAI_API_KEY`, or try `GOOSE_PROVIDER=demo`",
+        "no model is configured, and neither a provider's key nor a local model server nor an agent was found; set a key, \
+         for example ANTHROPIC_API_KEY or OPENAI_API_KEY (`gander config set --secret NAME` stores it), choose a provider \
+         with `gander config set GOOSE_PROVIDER openai`, or try `GOOSE_PROVIDER=demo`",
     )
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -13,14 +14,18 @@ use gander_config::ConfigHandle;
 use gander_domain::{
     ErrorDetail, ErrorReason, HostCallId, Interaction, InteractionId, SessionId, SessionState,
     permission::{PermissionRule, RememberScope, RuleDecision},
-    session::Mode,
+    session::{Mode, ModelSelection},
 };
 use gander_mcp::McpHost;
 use gander_store::{Store, StoreError};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{models::Models, source::Source};
+use crate::{
+    models::{Models, ResolvedModel},
+    source::Source,
+    turn::AgentLinks,
+};
 
 /// Bounds and pauses of the engine.
 #[derive(Debug, Clone)]
@@ -41,6 +46,12 @@ pub struct EngineOptions {
     pub max_model_calls: u32,
     /// How long idempotency keys are remembered.
     pub idempotency_retention: Duration,
+    /// Whether due schedules run by themselves. Only a daemon that stays should say yes.
+    pub run_schedules: bool,
+    /// Pause before the first repetition of a failed model call, at most twice this; it doubles each time.
+    pub retry_base: Duration,
+    /// Whether models name sessions; the configuration can switch it off.
+    pub generate_titles: bool,
 }
 
 impl Default for EngineOptions {
@@ -54,6 +65,9 @@ impl Default for EngineOptions {
             parallel_tools: 8,
             max_model_calls: 1000,
             idempotency_retention: Duration::from_secs(24 * 3600),
+            run_schedules: false,
+            retry_base: Duration::from_millis(500),
+            generate_titles: false,
         }
     }
 }
@@ -65,6 +79,10 @@ pub enum Change {
     Session(SessionId),
     /// A session asked something, or a question was resolved.
     Interactions(SessionId),
+    /// A stored recipe or its command changed.
+    Recipes,
+    /// A schedule changed, or a run of it began or ended.
+    Schedules,
 }
 
 /// Hints kept for slow readers.
@@ -79,10 +97,20 @@ pub(crate) struct Services {
     pub(crate) config: ConfigHandle,
     pub(crate) options: EngineOptions,
     pub(crate) tasks: TaskTracker,
+    pub(crate) recipes: crate::recipes::RecipeLibrary,
+    pub(crate) schedules: crate::schedules::Schedules,
+    /// The engine itself, once it has started: turns make sessions of their own through it.
+    pub(crate) engine: std::sync::OnceLock<std::sync::Weak<crate::engine::Engine>>,
     /// No new turns are started once it is cancelled.
     pub(crate) draining: CancellationToken,
     /// Wakes the registry's sweep when an actor lost its store.
     pub(crate) sessions_lost: Notify,
+    /// Running agents.
+    pub(crate) agents: Arc<AgentLinks>,
+    /// Where sessions keep files: one folder each.
+    pub(crate) spill_dir: PathBuf,
+    /// Held while the rules beside a log are changed.
+    pub(crate) rules_lock: tokio::sync::Mutex<()>,
     changes: tokio::sync::broadcast::Sender<Change>,
     numbers: AtomicU64,
     interactions: Mutex<InteractionIndex>,
@@ -109,7 +137,10 @@ impl Services {
         mcp: Arc<McpHost>,
         config: ConfigHandle,
         options: EngineOptions,
+        spill_dir: PathBuf,
     ) -> Arc<Self> {
+        let recipes = crate::recipes::RecipeLibrary::new(config.clone());
+        let schedules = crate::schedules::Schedules::new(config.paths());
         Arc::new(Self {
             store,
             source,
@@ -118,8 +149,14 @@ impl Services {
             config,
             options,
             tasks: TaskTracker::new(),
+            recipes,
+            schedules,
+            engine: std::sync::OnceLock::new(),
             draining: CancellationToken::new(),
             sessions_lost: Notify::new(),
+            agents: Arc::default(),
+            spill_dir,
+            rules_lock: tokio::sync::Mutex::default(),
             changes: tokio::sync::broadcast::Sender::new(CHANGES),
             numbers: AtomicU64::new(1),
             interactions: Mutex::default(),
@@ -128,7 +165,26 @@ impl Services {
         })
     }
 
+    /// The engine, while it lives.
+    pub(crate) fn engine(&self) -> Option<Arc<crate::engine::Engine>> {
+        self.engine.get()?.upgrade()
+    }
+
     /// Tells those who listen. That nobody does is no error.
+    /// The model for a turn. What may have to wait for a server does so beside the async tasks.
+    pub(crate) async fn resolve_model(
+        &self,
+        wanted: Option<&ModelSelection>,
+        demo_allowed: bool,
+    ) -> Result<ResolvedModel, ErrorDetail> {
+        if !self.models.may_wait(wanted) {
+            return self.models.resolve(wanted, demo_allowed);
+        }
+        let (models, wanted) = (Arc::clone(&self.models), wanted.cloned());
+        let found = tokio::task::spawn_blocking(move || models.resolve(wanted.as_ref(), demo_allowed)).await;
+        found.unwrap_or_else(|e| Err(ErrorDetail::internal(format!("the search for a model failed: {e}"))))
+    }
+
     pub(crate) fn announce(&self, change: Change) {
         let _ = self.changes.send(change);
     }
@@ -214,32 +270,34 @@ impl Services {
 
     /// The user's permission rules.
     pub(crate) fn user_rules(&self) -> Vec<PermissionRule> {
-        let convert = |decision| match decision {
-            gander_config::RuleDecision::AlwaysAllow => RuleDecision::AlwaysAllow,
-            gander_config::RuleDecision::AskBefore => RuleDecision::Ask,
-            gander_config::RuleDecision::NeverAllow => RuleDecision::NeverAllow,
-        };
-        self.config
-            .rules()
+        self.config.rules().into_iter().map(|(p, d)| domain_rule(p, d, RememberScope::User)).collect()
+    }
+
+    /// The user's rules for the projects that a directory lies in, the nearest first.
+    pub(crate) fn project_rules(&self, working_directory: &str) -> Vec<PermissionRule> {
+        let mut of: Vec<_> = self
+            .config
+            .project_rules()
             .into_iter()
-            .map(|(tool_pattern, decision)| PermissionRule {
-                tool_pattern,
-                decision: convert(decision),
-                scope: RememberScope::User,
-            })
+            .filter(|(directory, _)| std::path::Path::new(working_directory).starts_with(directory))
+            .collect();
+        of.sort_by_key(|(directory, _)| std::cmp::Reverse(directory.len()));
+        of.into_iter()
+            .flat_map(|(_, rules)| rules)
+            .map(|(p, d)| domain_rule(p, d, RememberScope::Project))
             .collect()
     }
 
-    /// Writes a rule that an answer created. A failure is logged: the answer itself stands.
-    pub(crate) fn remember_rule(&self, rule: &PermissionRule) {
+    /// Writes a rule that an answer created, for a project or for all. A failure is logged: the answer itself stands.
+    pub(crate) fn remember_rule(&self, rule: &PermissionRule, project: Option<&str>) {
         let (config, pattern) = (self.config.clone(), rule.tool_pattern.clone());
-        let decision = match rule.decision {
-            RuleDecision::AlwaysAllow => gander_config::RuleDecision::AlwaysAllow,
-            RuleDecision::Ask => gander_config::RuleDecision::AskBefore,
-            RuleDecision::NeverAllow => gander_config::RuleDecision::NeverAllow,
-        };
+        let (decision, project) = (config_decision(rule.decision), project.map(str::to_owned));
         self.tasks.spawn_blocking(move || {
-            if let Err(error) = config.set_rule(&pattern, Some(decision)) {
+            let stored = match &project {
+                Some(directory) => config.set_project_rule(directory, &pattern, Some(decision)),
+                None => config.set_rule(&pattern, Some(decision)),
+            };
+            if let Err(error) = stored {
                 tracing::warn!(%error, %pattern, "the permission rule could not be stored");
             }
         });
@@ -282,6 +340,27 @@ impl Services {
             .and_then(|n| u32::try_from(n).ok())
             .filter(|n| *n > 0)
             .unwrap_or(self.options.max_model_calls)
+    }
+}
+
+pub(crate) fn domain_rule(
+    tool_pattern: String,
+    decision: gander_config::RuleDecision,
+    scope: RememberScope,
+) -> PermissionRule {
+    let decision = match decision {
+        gander_config::RuleDecision::AlwaysAllow => RuleDecision::AlwaysAllow,
+        gander_config::RuleDecision::AskBefore => RuleDecision::Ask,
+        gander_config::RuleDecision::NeverAllow => RuleDecision::NeverAllow,
+    };
+    PermissionRule { tool_pattern, decision, scope }
+}
+
+pub(crate) fn config_decision(decision: RuleDecision) -> gander_config::RuleDecision {
+    match decision {
+        RuleDecision::AlwaysAllow => gander_config::RuleDecision::AlwaysAllow,
+        RuleDecision::Ask => gander_config::RuleDecision::AskBefore,
+        RuleDecision::NeverAllow => gander_config::RuleDecision::NeverAllow,
     }
 }
 

@@ -21,6 +21,11 @@ impl FormatError {
         Self { reason: ErrorReason::ExtensionConfigInvalid, field: field.into(), message: message.into() }
     }
 
+    /// A recipe that cannot be read.
+    pub(crate) fn recipe(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { reason: ErrorReason::RecipeInvalid, field: field.into(), message: message.into() }
+    }
+
     /// A field of the wrong JSON type.
     pub(crate) fn wrong_type(field: impl Into<String>, found: &Value, expected: &str, remedy: &str) -> Self {
         Self::extension(field, format!("found {}, expected {expected}; {remedy}", json_type(found)))

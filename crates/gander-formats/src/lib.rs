@@ -7,5 +7,8 @@
 
 pub mod error;
 pub mod extension;
+pub mod recipe;
+pub mod schedule;
+pub mod session;
 
 pub use error::FormatError;

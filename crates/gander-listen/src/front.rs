@@ -150,6 +150,13 @@ impl Front {
         self.inner.metrics.render(&self.inner.methods)
     }
 
+    /// Connections that are open, over all listeners.
+    #[must_use]
+    pub fn open_connections(&self) -> u64 {
+        let open = self.inner.metrics.connections.load(std::sync::atomic::Ordering::Relaxed);
+        u64::try_from(open).unwrap_or(0)
+    }
+
     /// Cancelled once a drain has begun.
     #[must_use]
     pub fn draining(&self) -> CancellationToken {

@@ -263,6 +263,7 @@ async fn run(uri: String) -> Result<(), String> {
         data_dir: directory,
         denied_paths: Vec::new(),
         sandbox: None,
+        container: None,
     };
     let (sender, mut events) = mpsc::channel(64);
     let extensions = McpHost::new(options).open_session(session, Arc::new(client), sender);

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     connect::{self, End, Running, StartError},
+    connection::Connection,
     oauth::{self, Challenge, Refusal, Step},
     server::{Command, Server},
     upkeep,
@@ -27,6 +28,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// Why supervision of a running server ended.
 enum Over {
     Stopped,
+    /// Nobody needs it now.
+    Unused,
     Refused(Refusal),
     Ended(End),
     Restart(oneshot::Sender<Result<(), ErrorDetail>>),
@@ -47,9 +50,19 @@ pub(crate) async fn run(
         server.enter(ExtensionState::Ready, "", None, None);
         server.stop.cancelled().await;
     } else {
-        Box::pin(Actor { server: Arc::clone(&server), commands, crashes: VecDeque::new() }.run()).await;
+        Actor { server: Arc::clone(&server), commands, crashes: VecDeque::new() }.run().await;
     }
     server.enter(ExtensionState::Stopped, "removed", None, None);
+}
+
+/// Ends when the server was parked. Both connections that it counts are the caller's.
+async fn until_parked(server: &Server, connection: &Arc<Connection>) {
+    loop {
+        upkeep::unused(server, connection).await;
+        if server.park(connection) {
+            return;
+        }
+    }
 }
 
 struct Actor {
@@ -85,14 +98,13 @@ impl Actor {
         let server = Arc::clone(&self.server);
         let listed_before = !server.tools().is_empty();
         server.live().troubles.clear();
-        let diff = server.take_tools(&running.tools);
-        {
-            let mut live = server.live();
-            live.connection = Some(Arc::clone(&running.connection));
-            live.info = Some(Arc::clone(&running.connection.info));
+        let diff = server.take_tools(&std::mem::take(&mut running.tools));
+        server.live().info = Some(Arc::clone(&running.connection.info));
+        if !server.unpark(&running.connection) {
+            server.live().connection = Some(Arc::clone(&running.connection));
+            server.access().connected();
+            server.enter(ExtensionState::Ready, "", None, None);
         }
-        server.access().connected();
-        server.enter(ExtensionState::Ready, "", None, None);
         server.settle();
         if listed_before && !diff.is_empty() {
             server.report_list("tools", diff);
@@ -104,6 +116,10 @@ impl Actor {
             Over::Stopped => {
                 running.close(&format!("extension {} was stopped", server.key())).await;
                 Next::Stop
+            }
+            Over::Unused => {
+                running.close(&format!("extension {} is not in use", server.key())).await;
+                self.parked().await
             }
             Over::Restart(reply) => {
                 self.crashes.clear();
@@ -143,6 +159,18 @@ impl Actor {
             end = running.ended() => Over::Ended(end),
             refusal = oauth::answer_challenges(&server, &connection) => Over::Refused(refusal),
             () = Box::pin(upkeep::run(&server, &connection)) => Over::Stopped,
+            () = until_parked(&server, &connection) => Over::Unused,
+        }
+    }
+
+    /// A builtin that is made again when somebody needs it. For all others it is ready as before.
+    async fn parked(&mut self) -> Next {
+        let server = Arc::clone(&self.server);
+        tokio::select! {
+            biased;
+            () = server.stop.cancelled() => Next::Stop,
+            command = self.commands.recv() => self.restarted(command),
+            () = server.needed.notified() => Next::Again(None),
         }
     }
 

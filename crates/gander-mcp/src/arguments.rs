@@ -275,6 +275,16 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_takes_no_more_than_linear_time() {
+        let schema = json!({"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}});
+        let schema = ArgumentSchema::new(schema);
+        let evil = json!({"a": format!("{}!", "a".repeat(50_000))}).to_string();
+        let before = std::time::Instant::now();
+        assert!(schema.prepare(&evil).is_err());
+        assert!(before.elapsed() < std::time::Duration::from_secs(5), "{:?}", before.elapsed());
+    }
+
+    #[test]
     fn no_arguments_are_an_empty_object() {
         let open = ArgumentSchema::new(json!({"type": "object"}));
         for none in ["", "  ", "null", "{}"] {

@@ -60,7 +60,7 @@ struct Clock {
 }
 
 /// A question that waits for its answer.
-struct Waiting<'a>(&'a Mutex<Clock>);
+pub(crate) struct Waiting<'a>(&'a Mutex<Clock>);
 
 impl<'a> Waiting<'a> {
     fn new(clock: &'a Mutex<Clock>) -> Self {
@@ -108,6 +108,12 @@ impl Asks {
     fn asked(&self) -> Duration {
         let clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         clock.total + clock.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// The user is being asked, by somebody else, about this connection: the clocks of its requests stand still as long
+    /// as this is kept.
+    pub(crate) fn pause(&self) -> Waiting<'_> {
+        Waiting::new(&self.clock)
     }
 
     /// Waits until `deadline`, not counting the time in which the user was asked something: people are slower than

@@ -1,9 +1,12 @@
-//! Tools: from MCP's JSON to definitions, public names, and the index of a session. Pure.
+//! Tools: from MCP's JSON to definitions, public names, and the index of a session. Pure, but for one cache.
 //!
 //! Public names depend on nothing but the pair (key, tool name), never on which other extensions there are or when
 //! they were loaded: a name that a model has seen never comes to mean another tool.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
 use gander_domain::tool::{ToolAnnotations, ToolDefinition, ToolVisibility};
 use serde_json::Value;
@@ -105,6 +108,40 @@ pub(crate) fn from_mcp(key: &str, trusted: bool, entry: &Value) -> Option<Tool> 
     Some(Tool { definition, schema: Arc::new(ArgumentSchema::new(schema)), output, client: false })
 }
 
+/// Tools by what they were made from, as long as somebody has them: most sessions have the same extensions, whose
+/// definitions and compiled schemas are the larger part of what a session holds.
+#[derive(Default)]
+pub(crate) struct ToolCache {
+    known: Mutex<HashMap<[u8; 32], Weak<Tool>>>,
+}
+
+impl ToolCache {
+    /// [`from_mcp`], or what it gave for the same before.
+    pub(crate) fn tool(&self, key: &str, trusted: bool, entry: &Value) -> Option<Arc<Tool>> {
+        let mut hash = Sha256::new();
+        hash.update((key.len() as u64).to_be_bytes());
+        hash.update(key.as_bytes());
+        hash.update([u8::from(trusted)]);
+        hash.update(entry.to_string().as_bytes());
+        let hash: [u8; 32] = hash.finalize().into();
+        if let Some(tool) = self.known().get(&hash).and_then(Weak::upgrade) {
+            return Some(tool);
+        }
+        // Not under the lock: definitions may be large.
+        let tool = Arc::new(from_mcp(key, trusted, entry)?);
+        let mut known = self.known();
+        if known.len() == known.capacity() {
+            known.retain(|_, tool| tool.strong_count() > 0);
+        }
+        known.insert(hash, Arc::downgrade(&tool));
+        Some(tool)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], Weak<Tool>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Without what people cannot see and models can: control characters (terminal sequences), Unicode tags, characters
 /// of no width, and those that turn the direction of text.
 fn visible(text: &str) -> String {
@@ -143,7 +180,7 @@ pub(crate) fn from_client(key: &str, given: &ToolDefinition) -> Tool {
 }
 
 /// Keeps what the configuration allows; the first of several tools of one name wins.
-pub(crate) fn select(tools: Vec<Tool>, allowlist: &[String]) -> Vec<Arc<Tool>> {
+pub(crate) fn select(tools: Vec<Arc<Tool>>, allowlist: &[String]) -> Vec<Arc<Tool>> {
     let mut seen = std::collections::HashSet::new();
     tools
         .into_iter()
@@ -155,7 +192,6 @@ pub(crate) fn select(tools: Vec<Tool>, allowlist: &[String]) -> Vec<Arc<Tool>> {
                     false
                 })
         })
-        .map(Arc::new)
         .collect()
 }
 
@@ -169,21 +205,26 @@ pub(crate) struct ToolDiff {
 
 impl ToolDiff {
     pub(crate) fn between(old: &[Arc<Tool>], new: &[Arc<Tool>]) -> Self {
-        let index = |tools: &[Arc<Tool>]| -> HashMap<String, ToolDefinition> {
-            tools.iter().map(|t| (t.definition.name.clone(), t.definition.clone())).collect()
-        };
+        fn index(tools: &[Arc<Tool>]) -> HashMap<&str, &Arc<Tool>> {
+            tools.iter().map(|t| (t.definition.name.as_str(), t)).collect()
+        }
         let (before, after) = (index(old), index(new));
         let mut diff = Self::default();
         for tool in new {
             let name = &tool.definition.name;
-            match before.get(name) {
+            match before.get(name.as_str()) {
                 None => diff.added.push(name.clone()),
-                Some(old) if *old != tool.definition => diff.changed.push(name.clone()),
+                Some(old) if !Arc::ptr_eq(old, tool) && old.definition != tool.definition => {
+                    diff.changed.push(name.clone());
+                }
                 Some(_) => {}
             }
         }
-        diff.removed =
-            old.iter().map(|t| t.definition.name.clone()).filter(|n| !after.contains_key(n)).collect();
+        diff.removed = old
+            .iter()
+            .map(|t| t.definition.name.clone())
+            .filter(|n| !after.contains_key(n.as_str()))
+            .collect();
         diff
     }
 
@@ -343,6 +384,23 @@ mod tests {
     }
 
     #[test]
+    fn the_same_tool_is_kept_once_and_not_longer_than_needed() {
+        let cache = ToolCache::default();
+        let entry = |text: &str| json!({"name": "t", "description": text});
+        let tool = |key: &str, trusted, text: &str| cache.tool(key, trusted, &entry(text)).unwrap();
+        let first = tool("k", false, "d");
+        assert!(Arc::ptr_eq(&first, &tool("k", false, "d")));
+        for other in [tool("l", false, "d"), tool("k", true, "d"), tool("k", false, "e")] {
+            assert!(!Arc::ptr_eq(&first, &other));
+        }
+        for number in 0..1000 {
+            tool("k", false, &number.to_string());
+        }
+        assert!(cache.known().len() < 100, "what nobody has is forgotten");
+        assert!(Arc::ptr_eq(&first, &tool("k", false, "d")));
+    }
+
+    #[test]
     fn what_cannot_be_seen_is_taken_out_but_changes_the_hash() {
         let tool =
             |description: &str| from_mcp("k", false, &json!({"name": "t", "description": description}));
@@ -353,8 +411,9 @@ mod tests {
 
     #[test]
     fn differences_are_found_by_content() {
-        let list =
-            |entries: &[Value]| select(entries.iter().filter_map(|e| from_mcp("k", false, e)).collect(), &[]);
+        let list = |entries: &[Value]| {
+            select(entries.iter().filter_map(|e| from_mcp("k", false, e).map(Arc::new)).collect(), &[])
+        };
         let old = list(&[json!({"name": "a"}), json!({"name": "b"})]);
         let new =
             list(&[json!({"name": "b", "description": "other"}), json!({"name": "c"}), json!({"name": "c"})]);

@@ -174,6 +174,15 @@ pub trait SessionClient: Send + Sync + 'static {
         Box::pin(std::future::ready(Err(not_offered("management of extensions"))))
     }
 
+    /// Work that an attached program may do for the session, files and terminals; `None` when none is attached that
+    /// can. Dropping the future withdraws it.
+    fn host_call(
+        &self,
+        _work: gander_domain::host::HostCallKind,
+    ) -> BoxFuture<'_, Option<Result<gander_domain::host::HostCallOutcome, ErrorDetail>>> {
+        Box::pin(std::future::ready(None))
+    }
+
     /// The session's extensions, for those that read resources of others.
     fn extensions(&self) -> Option<Arc<SessionExtensions>> {
         None

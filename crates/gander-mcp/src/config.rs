@@ -8,6 +8,8 @@ use gander_domain::{
 };
 use sha2::{Digest as _, Sha256};
 
+use crate::launch;
+
 /// Variables that change how programs are found or loaded; an extension's configuration may not set them.
 const DISALLOWED: [&str; 22] = [
     "PATH",
@@ -171,27 +173,37 @@ fn validate_transport(config: &ExtensionConfig, key: &str, builtins: &[String]) 
             "the SSE transport was removed from MCP and is not supported; migrate to the type streamable_http with the \
              server's streamable HTTP endpoint (often the same address ending in /mcp)",
         )),
-        ExtensionTransport::InlinePython { .. } => Err(unsupported(
-            config,
-            "inline_python is not supported; put the code into a file and use the type stdio with a command such as \
-             `uv run FILE`",
-        )),
+        ExtensionTransport::InlinePython { code, dependencies } => {
+            if code.trim().is_empty() || code.contains('\0') {
+                return Err(invalid(config, "the code must not be empty or contain NUL bytes"));
+            }
+            // A leading dash would be an option of the package runner.
+            let wrong =
+                |name: &&String| name.trim().is_empty() || name.starts_with('-') || name.contains('\0');
+            match dependencies.iter().find(wrong) {
+                Some(name) => Err(invalid(config, format!("{name:?} is no name of a Python package"))),
+                None => Ok(()),
+            }
+        }
         ExtensionTransport::Platform => {
             Err(unsupported(config, "platform extensions are part of the engine and not started as servers"))
         }
         ExtensionTransport::Unknown { kind } => Err(unsupported(
             config,
-            format!("the type {kind:?} is not known; known types: builtin, stdio, streamable_http, frontend"),
+            format!(
+                "the type {kind:?} is not known; known types: builtin, stdio, streamable_http, inline_python, frontend"
+            ),
         )),
     }
 }
 
-/// The programs that an extension starts must be allowed, and must not be a way around that.
+/// The programs that an extension starts must be allowed, and must not be a way around that. `prefix` is what goes in
+/// front of its own command.
 pub(crate) fn validate_command(
     config: &ExtensionConfig,
+    prefix: &[String],
     allowed: Option<&[String]>,
 ) -> Result<(), ErrorDetail> {
-    let ExtensionTransport::Stdio { command, args } = &config.transport else { return Ok(()) };
     let refused = |command: &str, text: &str| {
         Err(ErrorDetail::new(
             ErrorReason::CommandNotAllowed,
@@ -200,14 +212,20 @@ pub(crate) fn validate_command(
         .with("extensionName", &config.name)
         .with("command", command))
     };
-    let first = config.exec_prefix.first().unwrap_or(command);
-    for program in [first, command] {
+    let own = match &config.transport {
+        ExtensionTransport::Stdio { command, .. } => Some(command.as_str()),
+        ExtensionTransport::InlinePython { .. } => Some(launch::PYTHON_RUNNER),
+        ExtensionTransport::Builtin => None,
+        _ => return Ok(()),
+    };
+    for program in prefix.first().map(String::as_str).into_iter().chain(own) {
         let known =
             |list: &[String]| list.iter().any(|known| known == program || known == file_name(program));
         if !allowed.is_none_or(known) {
             return refused(program, "is not on the list of allowed commands; ask whoever keeps that list");
         }
     }
+    let ExtensionTransport::Stdio { command, args } = &config.transport else { return Ok(()) };
     // Such arguments are a shell's command line, not a package.
     let calls = args.iter().any(|arg| arg == "-c" || arg == "--call" || arg.starts_with("--call="));
     if calls && matches!(file_name(command), "npx" | "npx.cmd") {
@@ -342,7 +360,7 @@ pub(crate) fn sensitive_values(config: &ExtensionConfig, secrets: &BTreeMap<Stri
 }
 
 /// Replaces `$NAME` and `${NAME}` once (values are not expanded again). Unknown names stay as they are.
-pub(crate) fn substitute(text: &str, values: &BTreeMap<String, String>) -> String {
+pub fn substitute(text: &str, values: &BTreeMap<String, String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -441,8 +459,9 @@ mod tests {
     #[test]
     fn commands_are_checked_against_the_list_and_shells_in_disguise_refused() {
         let list = ["uvx".to_owned(), "/opt/x".to_owned()];
-        let check =
-            |config: &ExtensionConfig, list| validate_command(config, list).map_err(|error| error.reason);
+        let check = |config: &ExtensionConfig, list| {
+            validate_command(config, &config.exec_prefix, list).map_err(|error| error.reason)
+        };
         let refused = Err(ErrorReason::CommandNotAllowed);
         for (command, args, allowed, want) in [
             ("npx", &["-y", "pkg"][..], None, Ok(())),
@@ -457,6 +476,14 @@ mod tests {
         let mut prefixed = stdio("uvx", &[]);
         prefixed.exec_prefix = vec!["docker".to_owned()];
         assert_eq!(check(&prefixed, Some(&list)), refused);
+        prefixed.transport = ExtensionTransport::Builtin;
+        assert_eq!(check(&prefixed, Some(&list)), refused);
+        prefixed.exec_prefix.clear();
+        assert_eq!(check(&prefixed, Some(&list)), Ok(()));
+        prefixed.transport =
+            ExtensionTransport::InlinePython { code: "1".to_owned(), dependencies: Vec::new() };
+        assert_eq!(check(&prefixed, Some(&list)), Ok(()), "uvx is on the list");
+        assert_eq!(check(&prefixed, Some(&list[1..])), refused);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Connecting one server once: transport, handshake, version check, first list of tools, all within one deadline.
 
-use std::{ffi::OsString, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use gander_domain::{ErrorDetail, ErrorReason, extension::ExtensionTransport};
 use gander_process::{Exit, SpawnSpec, StdinMode, SupervisedChild, signal_name};
@@ -11,6 +11,7 @@ use rmcp::{
     transport::Transport,
 };
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};
 
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
     connection::{Connection, Failure},
     host::Era,
     http::Target,
+    launch::{self, Launch},
     lists::{self, List},
     sandbox::sandbox_of,
     server::{Server, StartMode},
@@ -68,6 +70,8 @@ impl StartError {
 struct Process {
     child: SupervisedChild,
     stderr: JoinHandle<()>,
+    /// Removed when the process is gone.
+    _script: Option<TempDir>,
 }
 
 impl Process {
@@ -169,7 +173,8 @@ fn shared(server: &Server) -> Result<Arc<WireShared>, StartError> {
             Some(recorder)
         }
     };
-    Ok(WireShared::with(server.key(), Arc::clone(server.outbox()), probe, recorder))
+    let faults = server.host().options.faults.clone();
+    Ok(WireShared::with(server.key(), Arc::clone(server.outbox()), probe, recorder, faults))
 }
 
 async fn connect_once(server: &Server) -> Result<Running, StartError> {
@@ -183,14 +188,12 @@ async fn connect_once(server: &Server) -> Result<Running, StartError> {
         let wire = Wire::new(StdioLink::new(read, write, Arc::clone(&shared)), Arc::clone(&shared));
         return Box::pin(within(server, limit, establish(server, wire, shared, limit))).await;
     }
+    if launch::has_process(server.config(), server.context()) {
+        return connect_process(server, shared, limit).await;
+    }
     match &server.config().transport {
-        ExtensionTransport::Stdio { command, args } => {
-            connect_stdio(server, shared, command, args, limit).await
-        }
         ExtensionTransport::Builtin => {
-            let names = server.host().options.builtins.names();
-            let name = config::builtin_name(server.config(), server.key(), &names);
-            let name = name.cloned().unwrap_or_else(|| server.config().name.clone());
+            let name = builtin_name(server);
             let mut context = server.context().clone();
             context.sandbox = sandbox_of(server.config(), server.key(), &context);
             let connection = server.host().options.builtins.connect(&name, &context, server.client());
@@ -220,6 +223,13 @@ async fn connect_once(server: &Server) -> Result<Running, StartError> {
     }
 }
 
+/// A builtin's name as the factory spells it; the extension's own for all others.
+fn builtin_name(server: &Server) -> String {
+    let names = server.host().options.builtins.names();
+    let name = config::builtin_name(server.config(), server.key(), &names);
+    name.cloned().unwrap_or_else(|| server.config().name.clone())
+}
+
 async fn within(
     server: &Server,
     limit: Duration,
@@ -232,25 +242,29 @@ async fn within(
     }
 }
 
-async fn connect_stdio(
+async fn connect_process(
     server: &Server,
     shared: Arc<WireShared>,
-    command: &str,
-    args: &[String],
     limit: Duration,
 ) -> Result<Running, StartError> {
-    let mut environment = config::child_environment(&server.context().environment);
-    environment.extend(server.config().env.clone());
-    environment.extend(server.secrets().clone());
-    let argv = server.config().exec_prefix.iter().map(String::as_str).chain([command]);
+    let (config, context) = (server.config(), server.context());
+    let environment = launch::environment(config, server.secrets(), context);
+    let launch = launch::launch(config, server.key(), &builtin_name(server), &environment, context);
+    let Launch { argv, script } =
+        launch.map_err(|error| StartError { error, exit_code: None, needs_auth: false })?;
     let spec = SpawnSpec {
-        argv: argv.chain(args.iter().map(String::as_str)).map(OsString::from).collect(),
+        argv,
         working_directory: server.context().working_directory.clone(),
         environment,
         stdin: StdinMode::Piped,
     };
     server.stderr().clear();
-    let sandbox = sandbox_of(server.config(), server.key(), server.context());
+    let mut sandbox = sandbox_of(config, server.key(), context);
+    if let (Some(readable), Some(script)) =
+        (sandbox.as_mut().and_then(|sandbox| sandbox.readable.as_mut()), &script)
+    {
+        readable.push(script.path().to_owned());
+    }
     let spawned = server.host().spawner.spawn_sandboxed(&spec, sandbox.as_ref());
     let mut child = spawned.map_err(|error| failed(server, &error.to_string(), None))?;
     let pipes = (child.take_stdin(), child.take_stdout(), child.take_stderr());
@@ -258,7 +272,7 @@ async fn connect_stdio(
         return Err(failed(server, "the process has no pipes", None));
     };
     let stderr = tokio::spawn(stderr::collect(errors, Arc::clone(server.stderr())));
-    let mut process = Process { child, stderr };
+    let mut process = Process { child, stderr, _script: script };
     let wire = Wire::new(StdioLink::new(stdout, stdin, Arc::clone(&shared)), Arc::clone(&shared));
     match timeout(limit, establish(server, wire, shared, limit)).await {
         Ok(Ok(mut running)) => {

@@ -2,10 +2,14 @@
 //! leaves nothing behind when its future is dropped.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use futures::future::BoxFuture;
 use rmcp::{
     RoleClient,
     model::{
@@ -82,6 +86,7 @@ pub(crate) struct Connection {
     pub(crate) info: Arc<ServerPeerInfo>,
     pub(crate) asks: Arc<Asks>,
     in_flight: Semaphore,
+    requests: AtomicU64,
     /// Set before `ended`.
     end_cause: OnceLock<String>,
     ended: CancellationToken,
@@ -100,6 +105,7 @@ impl Connection {
             info,
             asks,
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
+            requests: AtomicU64::new(0),
             end_cause: OnceLock::new(),
             ended: CancellationToken::new(),
         }
@@ -121,6 +127,11 @@ impl Connection {
         self.in_flight.available_permits() == MAX_IN_FLIGHT
     }
 
+    /// How many requests there were.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
     /// Whether the connection speaks the revision without a handshake.
     pub(crate) fn is_modern(&self) -> bool {
         !self.info.protocol_version.has_initialize()
@@ -132,12 +143,22 @@ impl Connection {
         let _ = timeout(CANCEL_PATIENCE, self.peer.send_notification(notification.into())).await;
     }
 
-    /// Makes a request and waits for its result as JSON.
-    pub(crate) async fn request(
+    /// Makes a request and waits for its result as JSON. On the heap: the library's futures are large, and those that
+    /// wait for a reason to ask (as every connection's upkeep does) must not hold room for it all the time.
+    pub(crate) fn request(
+        &self,
+        request: ClientRequest,
+        options: RequestOptions,
+    ) -> BoxFuture<'_, Result<Value, Failure>> {
+        Box::pin(self.make_request(request, options))
+    }
+
+    async fn make_request(
         &self,
         mut request: ClientRequest,
         options: RequestOptions,
     ) -> Result<Value, Failure> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         let route = Arc::new(Route::default());
         let _guard = RouteGuard::new(&self.shared, &route);
         request.extensions_mut().insert(RouteTag(Arc::clone(&route)));

@@ -17,8 +17,14 @@ use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
 use tokio::sync::mpsc;
 
 use crate::{
-    client::SessionClient, events::HostEvent, http, oauth::RefreshLocks, session::SessionExtensions,
-    wire::ReplayCounts,
+    catalog::ToolCache,
+    client::SessionClient,
+    events::HostEvent,
+    http,
+    launch::Container,
+    oauth::RefreshLocks,
+    session::SessionExtensions,
+    wire::{FaultInjector, ReplayCounts},
 };
 
 /// How the host works.
@@ -37,16 +43,21 @@ pub struct HostOptions {
     pub ping_interval: Option<Duration>,
     /// Deadline of one ping.
     pub ping_timeout: Duration,
+    /// Idle time after which a builtin server in this process is closed; the next request makes it again, within a
+    /// fraction of a millisecond. Absent = never.
+    pub builtin_idle: Option<Duration>,
     /// Commands that stdio extensions may start (as configured, or their file names); absent = any.
     pub allowed_commands: Option<Vec<String>>,
     /// Directory that gets one file `KEY-<n>.jsonl` per connection with all its messages, secrets redacted.
     pub record: Option<PathBuf>,
     /// Directory of such files that answer in place of the servers, which are not started then.
     pub replay: Option<PathBuf>,
+    /// What goes wrong on purpose, in tests.
+    pub faults: Option<FaultInjector>,
 }
 
 impl HostOptions {
-    /// 60 s to connect, 300 s per call, a ping every 30 s, no supervisor.
+    /// 60 s to connect, 300 s per call, a ping every 30 s, builtins closed after 250 ms without use, no supervisor.
     #[must_use]
     pub fn new(builtins: Arc<dyn BuiltinFactory>, processes: ToolProcesses) -> Self {
         Self {
@@ -57,17 +68,36 @@ impl HostOptions {
             call_timeout: Duration::from_secs(300),
             ping_interval: Some(Duration::from_secs(30)),
             ping_timeout: Duration::from_secs(10),
+            builtin_idle: Some(Duration::from_millis(250)),
             allowed_commands: None,
             record: None,
             replay: None,
+            faults: None,
         }
     }
+}
+
+/// A builtin extension, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuiltinInfo {
+    /// The name in an extension's configuration.
+    pub name: String,
+    /// For people; may be empty.
+    pub display_name: String,
+    /// One sentence; may be empty.
+    pub description: String,
 }
 
 /// Makes in-process servers.
 pub trait BuiltinFactory: Send + Sync {
     /// The names of the builtin extensions.
     fn names(&self) -> Vec<String>;
+
+    /// The same with what there is to say about them.
+    fn catalogue(&self) -> Vec<BuiltinInfo> {
+        let bare = |name| BuiltinInfo { name, display_name: String::new(), description: String::new() };
+        self.names().into_iter().map(bare).collect()
+    }
 
     /// Starts the builtin `name` for one session and returns the client's end. `client` is the session itself, for
     /// builtins that keep state with it or manage its extensions.
@@ -123,6 +153,8 @@ pub struct SessionContext {
     /// What the processes of a builtin are bound by. The host sets it for each extension by its configuration; what
     /// the session gives here is not used.
     pub sandbox: Option<gander_process::SandboxSpec>,
+    /// Where commands and builtins of extensions run that have no exec prefix of their own; absent = on this machine.
+    pub container: Option<Container>,
 }
 
 impl fmt::Debug for SessionContext {
@@ -155,6 +187,7 @@ pub struct McpHost {
     /// Which revision servers turned out to speak, by the hash of their configuration.
     eras: Mutex<HashMap<String, Era>>,
     replays: Mutex<ReplayCounts>,
+    pub(crate) tools: ToolCache,
 }
 
 impl McpHost {
@@ -169,7 +202,20 @@ impl McpHost {
             refresh_locks: RefreshLocks::default(),
             eras: Mutex::default(),
             replays: Mutex::default(),
+            tools: ToolCache::default(),
         })
+    }
+
+    /// The builtin extensions.
+    #[must_use]
+    pub fn builtins(&self) -> Vec<BuiltinInfo> {
+        self.options.builtins.catalogue()
+    }
+
+    /// What starts the processes of extensions; other commands of a session are started by it as well.
+    #[must_use]
+    pub fn spawner(&self) -> &Spawner {
+        &self.spawner
     }
 
     /// What a server of this configuration spoke before.

@@ -29,6 +29,7 @@ mod events;
 mod features;
 mod host;
 mod http;
+mod launch;
 mod lists;
 mod oauth;
 mod pins;
@@ -45,11 +46,14 @@ pub use client::{
     AuthorizeAnswer, AuthorizeRequest, ElicitAnswer, ElicitKind, ElicitRequest, KnownExtension, NoClient,
     Root, SampleMessage, SampleRequest, SampleResult, SessionClient,
 };
-pub use config::config_hash;
+pub use config::{config_hash, substitute};
 pub use events::HostEvent;
 pub use features::{CompletionResult, CompletionTarget};
-pub use host::{BuiltinConnection, BuiltinFactory, HostOptions, McpHost, SessionContext};
+pub use host::{BuiltinConnection, BuiltinFactory, BuiltinInfo, HostOptions, McpHost, SessionContext};
+pub use launch::Container;
 pub use lists::{
     PromptArgument, PromptInfo, PromptMessage, PromptResult, ResourceInfo, ResourceTemplateInfo,
 };
 pub use session::SessionExtensions;
+pub use stderr::LogFollow;
+pub use wire::{Fault, FaultInjector, FaultPoint};

@@ -103,7 +103,7 @@ mod tests {
     fn changes_and_new_tools_are_noticed_also_where_nothing_is_kept() {
         let tools = |entries: &[(&str, &str)]| {
             let tool = |(name, text): &(&str, &str)| {
-                from_mcp("k", false, &json!({"name": name, "description": text}))
+                from_mcp("k", false, &json!({"name": name, "description": text})).map(Arc::new)
             };
             select(entries.iter().filter_map(tool).collect(), &[])
         };

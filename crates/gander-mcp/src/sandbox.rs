@@ -22,6 +22,7 @@ pub(crate) fn sandbox_of(
     let workspace: Vec<PathBuf> =
         std::iter::once(&context.working_directory).chain(&context.additional_directories).cloned().collect();
     let writable: Vec<PathBuf> = sandbox.writable_paths.iter().map(PathBuf::from).collect();
+    let readable: Vec<PathBuf> = sandbox.readable_paths.iter().map(PathBuf::from).collect();
     let private_tmp = context.data_dir.join("tmp").join(key);
     SandboxSpec::for_session(
         mode,
@@ -29,6 +30,7 @@ pub(crate) fn sandbox_of(
         &SessionPaths {
             workspace: &workspace,
             writable: &writable,
+            readable: &readable,
             denied: &context.denied_paths,
             private_tmp: Some(&private_tmp),
         },

@@ -18,7 +18,7 @@ use gander_domain::{
 use rmcp::model::ServerPeerInfo;
 use serde_json::Value;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,7 @@ use crate::{
     connection::Connection,
     events::{HostEvent, Outbox},
     host::{Era, McpHost, SessionContext},
+    launch,
     lists::List,
     oauth::Access,
     pins,
@@ -77,6 +78,8 @@ pub(crate) struct Live {
     tools: Vec<Arc<Tool>>,
     generation: u64,
     pub(crate) connection: Option<Arc<Connection>>,
+    /// Ready, but not connected before it is needed.
+    pub(crate) parked: bool,
     /// What is wrong with a server that runs: kind → cause.
     pub(crate) troubles: BTreeMap<&'static str, (String, Option<ErrorDetail>)>,
     /// Resources and prompts as last listed, by what identifies them.
@@ -94,6 +97,8 @@ pub(crate) struct Server {
     /// Counts changes of state.
     changes: watch::Sender<u64>,
     commands: mpsc::Sender<Command>,
+    /// A parked server is needed.
+    pub(crate) needed: Notify,
     /// Tells the actor to stop.
     pub(crate) stop: CancellationToken,
     /// The actor has ended and nothing of the server is left.
@@ -129,12 +134,14 @@ impl Server {
             tools: Vec::new(),
             generation: 0,
             connection: None,
+            parked: false,
             troubles: BTreeMap::new(),
             known: BTreeMap::new(),
             reported: false,
         };
         if let ExtensionTransport::Client { tools, .. } = &parts.config.transport {
-            let tools = tools.iter().map(|tool| catalog::from_client(&parts.summary.key, tool)).collect();
+            let from_client = |tool| Arc::new(catalog::from_client(&parts.summary.key, tool));
+            let tools = tools.iter().map(from_client).collect();
             live.tools = catalog::select(tools, &parts.config.tool_allowlist);
         }
         let server = Self {
@@ -144,6 +151,7 @@ impl Server {
             live: Mutex::new(live),
             changes: watch::Sender::new(0),
             commands,
+            needed: Notify::new(),
             stop,
             done: CancellationToken::new(),
             wishes: Wishes::default(),
@@ -255,7 +263,9 @@ impl Server {
             (ProtocolEra::Modern, _) | (ProtocolEra::Auto, Some(Era::Modern)) => StartMode::Modern,
             // A child answers a probe at once; over HTTP it would cost a round trip, and builtins are known.
             (ProtocolEra::Auto, None) => match &self.config().transport {
-                ExtensionTransport::Stdio { .. } => StartMode::Probe,
+                ExtensionTransport::Stdio { .. } | ExtensionTransport::InlinePython { .. } => {
+                    StartMode::Probe
+                }
                 _ => StartMode::Legacy,
             },
         }
@@ -284,7 +294,11 @@ impl Server {
                     return Ok(Arc::clone(connection));
                 }
                 let waiting = matches!(live.state, ExtensionState::Starting | ExtensionState::Restarting)
-                    || live.connection.is_some();
+                    || live.connection.is_some()
+                    || live.parked;
+                if live.parked {
+                    self.needed.notify_one();
+                }
                 let cause = live.error.as_ref().map_or(live.cause.as_str(), |error| error.message.as_str());
                 let state = format!("{:?}", live.state).to_lowercase();
                 let error = ErrorDetail::new(
@@ -342,6 +356,7 @@ impl Server {
             live.state_time = now();
             if !matches!(to, ExtensionState::Ready | ExtensionState::Degraded) {
                 live.connection = None;
+                live.parked = false;
             }
             let troubled =
                 matches!(to, ExtensionState::Failed | ExtensionState::Restarting | ExtensionState::NeedsAuth);
@@ -357,6 +372,40 @@ impl Server {
         };
         self.parts.outbox.push(HostEvent::StateChanged(change));
         self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Gives up the connection of a server that nobody uses, until somebody does. Returns whether that is the case.
+    /// `connection` is the actor's, which is the second one.
+    pub(crate) fn park(&self, connection: &Arc<Connection>) -> bool {
+        let mut live = self.live();
+        if live.connection.take_if(|known| Arc::ptr_eq(known, connection)).is_none() {
+            return false;
+        }
+        // New users get it under this lock only, so that the count cannot grow.
+        if Arc::strong_count(connection) > 2 {
+            live.connection = Some(Arc::clone(connection));
+            return false;
+        }
+        live.parked = true;
+        true
+    }
+
+    /// The connection of a server that was parked, or `false` if it was not.
+    pub(crate) fn unpark(&self, connection: &Arc<Connection>) -> bool {
+        let mut live = self.live();
+        if !std::mem::take(&mut live.parked) {
+            return false;
+        }
+        live.connection = Some(Arc::clone(connection));
+        drop(live);
+        self.changes.send_modify(|count| *count += 1);
+        true
+    }
+
+    /// Whether it is a task of this process.
+    pub(crate) fn is_in_process(&self) -> bool {
+        matches!(self.parts.config.transport, ExtensionTransport::Builtin)
+            && !launch::has_process(&self.parts.config, &self.parts.context)
     }
 
     /// Something is wrong with a server that runs.
@@ -391,9 +440,10 @@ impl Server {
 
     /// Takes over a list of tools and returns the difference.
     pub(crate) fn take_tools(&self, entries: &[Value]) -> ToolDiff {
-        let trusted = matches!(self.parts.config.transport, ExtensionTransport::Builtin);
-        let tools =
-            entries.iter().filter_map(|entry| catalog::from_mcp(self.key(), trusted, entry)).collect();
+        // What runs elsewhere under a builtin's name is not known to be it.
+        let trusted = self.is_in_process();
+        let cache = &self.host().tools;
+        let tools = entries.iter().filter_map(|entry| cache.tool(self.key(), trusted, entry)).collect();
         let mut tools = catalog::select(tools, &self.parts.config.tool_allowlist);
         if self.parts.config.pin_definitions {
             pins::apply(self.key(), self.client().as_ref(), &self.pinned, &mut tools);

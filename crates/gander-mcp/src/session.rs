@@ -31,8 +31,10 @@ use crate::{
     events::{self, HostEvent, Outbox},
     features::{self, CompletionResult, CompletionTarget},
     host::{McpHost, SessionContext},
+    launch,
     lists::{self, LIST_TIMEOUT, List, PromptInfo, PromptResult, ResourceInfo, ResourceTemplateInfo},
     server::{Parts, Server},
+    stderr::LogFollow,
 };
 
 /// How long a removed extension may take to go.
@@ -177,7 +179,7 @@ impl SessionExtensions {
         }
         let key = config::validate(&config, &secrets, &self.inner.host.options.builtins.names())?;
         let allowed = self.inner.host.options.allowed_commands.as_deref();
-        config::validate_command(&config, allowed)?;
+        config::validate_command(&config, &launch::prefix(&config, &self.inner.context), allowed)?;
         let summary = ExtensionSummary {
             key: key.clone(),
             name: config.name.clone(),
@@ -291,6 +293,13 @@ impl SessionExtensions {
     #[must_use]
     pub fn stderr(&self, key: &str) -> Option<String> {
         self.inner.server(key).map(|server| server.stderr().text())
+    }
+
+    /// The same, and what follows. Whole lines only.
+    #[must_use]
+    pub fn follow_stderr(&self, key: &str) -> Option<(String, LogFollow)> {
+        let server = self.inner.server(key)?;
+        Some(LogFollow::new(server.stderr(), server.done.clone()))
     }
 
     /// Calls a tool. Never fails as such: every failure is an outcome. All reports are in `request.progress` before

@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use gander_domain::extension::ExtensionTransport;
 use rmcp::model::{
     PingRequest, SubscriptionFilter, SubscriptionsListenRequest, SubscriptionsListenRequestParams,
 };
@@ -178,9 +177,8 @@ pub(crate) fn by_id(list: List, entries: &[Value]) -> BTreeMap<String, String> {
 /// has no ping.
 async fn ping(server: &Server, connection: &Connection) {
     let options = &server.host().options;
-    let interval = options.ping_interval.filter(|_| {
-        !matches!(server.config().transport, ExtensionTransport::Builtin) && !connection.is_modern()
-    });
+    let asked = !server.is_in_process() && !connection.is_modern();
+    let interval = options.ping_interval.filter(|_| asked);
     let Some(interval) = interval else { return std::future::pending().await };
     let mut lost = 0;
     loop {
@@ -204,6 +202,19 @@ async fn ping(server: &Server, connection: &Connection) {
                 lost = 0;
                 server.recovered("ping");
             }
+        }
+    }
+}
+
+/// Ends when nobody has used a builtin of this process for a while; never for others.
+pub(crate) async fn unused(server: &Server, connection: &Connection) {
+    let limit = server.host().options.builtin_idle.filter(|_| server.is_in_process());
+    let Some(limit) = limit else { return std::future::pending().await };
+    loop {
+        let before = connection.requests();
+        sleep(limit).await;
+        if connection.is_idle() && connection.requests() == before {
+            return;
         }
     }
 }

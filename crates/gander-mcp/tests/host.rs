@@ -14,6 +14,8 @@ mod conformance;
 mod faults;
 #[path = "host/http.rs"]
 mod http;
+#[path = "host/launch.rs"]
+mod launch;
 #[path = "host/oauth.rs"]
 mod oauth;
 #[path = "host/stdio.rs"]

@@ -153,6 +153,8 @@ const AUTH: &[&str] = &[
     "invalid_api_key",
     "incorrect api key",
     "invalid api key",
+    "api key not valid",
+    "api key expired",
     "unauthenticated",
     "unauthorized",
 ];

@@ -3,23 +3,40 @@
 //! Invariants: a reply is complete only when [`ModelEvent::Finished`] was seen; a stream that ends without it is an
 //! error; dropping the stream cancels the call. Errors carry a class; whether and when to retry is the engine's decision.
 
+mod agent;
+mod anthropic;
+mod bedrock;
 mod catalogue;
 mod classify;
 mod demo;
+mod encode;
+mod facts;
+mod google;
+mod guard;
 mod history;
 mod http_client;
+mod local;
 mod openai;
 mod port;
 mod redact;
+mod responses;
 mod rig_adapter;
+mod tape;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod vendor;
+mod wire;
 
+pub use agent::*;
+pub use bedrock::Credentials as AwsCredentials;
 pub use catalogue::{EnvVar, FileProblem, ModelEntry, ProviderFile, ProviderRegistry};
 pub use classify::{Failure, classify};
 pub use demo::{
     DemoProvider, LABEL as DEMO_LABEL, MODEL_ID as DEMO_MODEL_ID, PROVIDER_ID as DEMO_PROVIDER_ID,
 };
-pub use openai::{Decoder, OpenAiCompatible, OpenAiOptions};
+pub use facts::{ModelFacts, Prices, cost as cost_of, of as facts_of};
+pub use local::LocalServer;
 pub use port::*;
 pub use redact::Redactor;
+pub use tape::Tape;
+pub use vendor::{Decoder, Format, Vendor, VendorOptions};

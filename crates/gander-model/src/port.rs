@@ -104,11 +104,20 @@ pub struct ModelError {
     pub retry_after: Option<Duration>,
     /// Where to top up, for exhausted quotas.
     pub help_url: Option<String>,
+    /// The provider was not asked: it wants no calls for another `retry_after`, as some earlier call was told.
+    pub held_back: bool,
 }
 
 impl ModelError {
     pub fn new(class: ModelErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), status: None, retry_after: None, help_url: None }
+        Self {
+            class,
+            message: message.into(),
+            status: None,
+            retry_after: None,
+            help_url: None,
+            held_back: false,
+        }
     }
 
     /// The reason that clients see.
@@ -208,6 +217,45 @@ pub trait ModelProvider: Send + Sync + 'static {
 
     /// Proves address and key without cost.
     fn check(&self) -> futures::future::BoxFuture<'_, CheckResult>;
+
+    /// The agent, if this is one: it runs its own loop and is driven instead of called.
+    fn agent(&self) -> Option<Arc<dyn crate::AgentBackend>> {
+        None
+    }
+}
+
+/// Providers that another crate makes (agents).
+pub trait ProviderSource: std::fmt::Debug + Send + Sync + 'static {
+    /// What it makes, and whether each could be made now.
+    fn list(&self, settings: &dyn Settings) -> Vec<(ProviderInfo, bool)>;
+
+    /// Makes one; `None`: it is not one of this source's.
+    fn create(
+        &self,
+        provider_id: &str,
+        settings: &dyn Settings,
+    ) -> Option<Result<Arc<dyn ModelProvider>, ProviderSetupError>>;
+
+    /// Whether a provider file is this source's business, by its `engine`.
+    fn takes_engine(&self, engine: &str) -> bool;
+
+    /// Checks a document of an engine that it takes; gives the name of the secret with its key.
+    ///
+    /// # Errors
+    /// What is wrong with it, with the field's name.
+    fn check_file(&self, _text: &str) -> Result<String, String> {
+        Err("providers of this engine are not defined by files".to_owned())
+    }
+
+    /// A provider's document, JSON text, and whether it is the user's; `None`: it is not one of this source's.
+    fn definition(&self, _provider_id: &str) -> Option<(String, bool)> {
+        None
+    }
+
+    /// The same source with the directory's files as they are now; `None`: it has none. Reads files.
+    fn reloaded(&self, _directory: &std::path::Path) -> Option<Arc<dyn ProviderSource>> {
+        None
+    }
 }
 
 /// Why a provider could not be made.

@@ -90,6 +90,15 @@ keyed! {
     "RemoveSessionExtension" => RemoveSessionExtensionRequest,
     "RestartSessionExtension" => RestartSessionExtensionRequest,
     "CallTool" => CallToolRequest,
+    "SaveRecipe" => SaveRecipeRequest,
+    "DeleteRecipe" => DeleteRecipeRequest,
+    "SetRecipeCommand" => SetRecipeCommandRequest,
+    "DraftRecipe" => DraftRecipeRequest,
+    "CreateSchedule" => CreateScheduleRequest,
+    "UpdateSchedule" => UpdateScheduleRequest,
+    "DeleteSchedule" => DeleteScheduleRequest,
+    "RunSchedule" => RunScheduleRequest,
+    "CancelScheduleRun" => CancelScheduleRunRequest,
 }
 
 /// Takes a request apart: who asks under which key, and the message.

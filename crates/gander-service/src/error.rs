@@ -167,12 +167,6 @@ fn cut(text: &str, max: usize) -> String {
     format!("{}…", &text[..end])
 }
 
-/// The answer of an RPC whose engine half does not exist yet.
-pub(crate) fn not_implemented(what: &str) -> Status {
-    let message = format!("{what} is not implemented in this version of the daemon");
-    status(&ErrorDetail::new(ErrorReason::NotImplemented, message).with("method", what))
-}
-
 /// Results of handlers: `?` on a domain error gives its status.
 pub(crate) trait IntoStatus<T> {
     fn or_status(self) -> Result<T, Status>;

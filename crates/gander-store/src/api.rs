@@ -112,6 +112,8 @@ pub enum ListOrder {
     #[default]
     UpdateTimeDesc,
     CreateTimeDesc,
+    /// Oldest first.
+    CreateTimeAsc,
 }
 
 /// A text search over user and agent messages.
@@ -123,6 +125,8 @@ pub struct SearchQuery {
     pub after: Option<Timestamp>,
     /// Older than this.
     pub before: Option<Timestamp>,
+    /// Only in this session.
+    pub session_id: Option<SessionId>,
     /// Messages, not sessions.
     pub limit_messages: usize,
 }
@@ -214,7 +218,7 @@ pub trait Store: Send + Sync + 'static {
 
     fn search(&self, query: SearchQuery) -> BoxFuture<'_, StoreResult<Vec<SearchHit>>>;
 
-    /// Counts over sessions of all kinds.
+    /// Counts over sessions of all kinds. Tokens of sub-agents are in their parents' totals and not counted again.
     fn stats(&self) -> BoxFuture<'_, StoreResult<SessionStats>>;
 
     /// Sessions whose row is not idle, has open questions or queued turns: to be recovered at start.

@@ -8,6 +8,7 @@
 mod api;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod goose;
 pub mod sqlite;
 
 pub use api::*;

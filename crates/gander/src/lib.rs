@@ -2,6 +2,9 @@
 //!
 //! The binary is `src/main.rs`; this library is what it, the tests and embedders are made of.
 
+pub mod agent;
 pub mod cli;
 pub mod daemon;
+pub mod goose_history;
+mod log_writer;
 pub mod telemetry;

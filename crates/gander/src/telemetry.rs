@@ -9,6 +9,8 @@ use std::fmt::Display;
 use gander_config::Environment;
 use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt as _};
 
+use crate::log_writer::{CleanStderr, hide_environment};
+
 /// Keeps the exporter alive; dropping it sends what is left.
 #[derive(Default)]
 pub struct Telemetry {
@@ -37,7 +39,8 @@ pub fn start(environment: &Environment, default_filter: &str, ansi: bool) -> Res
         .get("GANDER_LOG")
         .and_then(|text| EnvFilter::try_new(text).ok())
         .unwrap_or_else(|| EnvFilter::new(default_filter));
-    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
+    hide_environment(environment);
+    let log = tracing_subscriber::fmt::layer().with_writer(CleanStderr).with_ansi(ansi);
     let subscriber = Registry::default().with(filter).with(log);
     install(environment, subscriber)
 }

@@ -235,6 +235,9 @@ impl Xtask {
         if let Some(node_modules) = &tools.node_modules {
             job = job.env("GANDER_TEST_NODE_DIR", node_modules);
         }
+        if let Some(agents) = &tools.agents {
+            job = job.env("GANDER_TEST_AGENTS_DIR", agents);
+        }
         if self.ci {
             job = job.env("GANDER_TEST_REQUIRE", "1");
         }

@@ -28,6 +28,8 @@ const UNUSED: &[(&str, &[&str])] = &[("go", &["version"]), ("java", &["-version"
 pub(crate) struct Tools {
     /// The `node_modules` folder with the pinned packages.
     pub(crate) node_modules: Option<PathBuf>,
+    /// The `node_modules` folder with real agents.
+    pub(crate) agents: Option<PathBuf>,
     /// The `python` of the virtual environment with the pinned packages.
     pub(crate) python: Option<PathBuf>,
 }
@@ -55,20 +57,22 @@ impl Installer<'_> {
     /// Everything the tests can use.
     pub(crate) fn all(&self, report: &mut Report) -> Result<Tools> {
         let _lock = self.lock()?;
-        let node_modules = self.node(report)?;
+        let node_modules = self.node(report, "node")?;
+        // Real agents are of no use without what runs them, which the tools bring along.
+        let agents = if node_modules.is_some() { self.node(report, "agents")? } else { None };
         let python = self.python(report)?;
         for (name, arguments) in UNUSED {
             if self.runner.probe(name, arguments, self.root).is_none() {
                 report.skip(name, &format!("{name} not found; no test uses it yet"));
             }
         }
-        Ok(Tools { node_modules, python })
+        Ok(Tools { node_modules, agents, python })
     }
 
     /// Only what the proto checks use.
     pub(crate) fn for_protos(&self, report: &mut Report) -> Result<Tools> {
         let _lock = self.lock()?;
-        Ok(Tools { node_modules: self.node(report)?, python: None })
+        Ok(Tools { node_modules: self.node(report, "node")?, ..Tools::default() })
     }
 
     /// Keeps other runs out while this one installs; released when the file is dropped.
@@ -96,7 +100,8 @@ impl Installer<'_> {
         }
     }
 
-    fn node(&self, report: &mut Report) -> Result<Option<PathBuf>> {
+    /// The packages of `bridge-tests/toolchains/NAME`.
+    fn node(&self, report: &mut Report, name: &str) -> Result<Option<PathBuf>> {
         let Some(node) = self.runner.probe("node", &["--version"], self.root) else {
             self.missing(report, "node", "node not found");
             return Ok(None);
@@ -105,8 +110,8 @@ impl Installer<'_> {
             self.missing(report, "node", "npm not found");
             return Ok(None);
         }
-        let pins = self.root.join("bridge-tests/toolchains/node");
-        let folder = self.tools.join("node");
+        let pins = self.root.join("bridge-tests/toolchains").join(name);
+        let folder = self.tools.join(name);
         let files = ["package.json", "package-lock.json", ".npmrc"];
         let stamp = stamp_text(&node, &pins, &files)?;
         let modules = folder.join("node_modules");
@@ -125,7 +130,7 @@ impl Installer<'_> {
             "--no-audit",
             "--no-fund",
         ]);
-        if !report.step(self.runner, "install node tools", job)? {
+        if !report.step(self.runner, &format!("install {name} tools"), job)? {
             return Ok(None);
         }
         write_stamp(&folder, &stamp)?;

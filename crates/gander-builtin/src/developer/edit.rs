@@ -17,6 +17,7 @@ use serde::Deserialize;
 use super::{
     Shared, ToolError, ToolResult, answer, cancelled,
     diff::{self, Change},
+    texts::{Held, Texts, unread},
 };
 use crate::paths::Access;
 
@@ -27,7 +28,7 @@ white space included and without the line numbers that `read` shows, and must oc
 does, or set `replace_all`. Line ends of the file are kept.";
 
 /// Larger files are none that a model should edit.
-const MAX_FILE: u64 = 16 * 1024 * 1024;
+pub(super) const MAX_FILE: u64 = 16 * 1024 * 1024;
 /// Lines compared when `old_text` was not found.
 const MAX_COMPARED: usize = 20_000;
 /// How alike a line must be, of 1, to be worth mentioning.
@@ -55,20 +56,35 @@ pub(super) struct EditArguments {
     replace_all: Option<bool>,
 }
 
-pub(super) fn write(shared: &Shared, arguments: &WriteArguments, stop: &dyn Fn() -> bool) -> ToolResult {
+pub(super) fn write(shared: &Shared, arguments: &WriteArguments, texts: &Texts<'_>) -> ToolResult {
     let WriteArguments { path: name, content } = arguments;
     let path = shared.guard.check(name, Access::Write)?;
-    let before = existing(name, &path)?;
-    if stop() {
+    let disk = existing(name, &path)?;
+    let held = texts.held(&path)?;
+    if texts.stopped() {
         return Err(cancelled());
     }
     let failed = |error: io::Error| ToolError::new(format!("{name} could not be written: {error}"));
-    if before.is_none()
+    if disk.is_none()
         && let Some(folder) = path.parent()
     {
         fs::create_dir_all(folder).map_err(failed)?;
     }
-    replace(&path, content.as_bytes()).map_err(failed)?;
+    if !texts.hand_over(name, &path, content)? {
+        if let Held::Failed(error) = &held
+            && disk.is_some()
+        {
+            return Err(unread(name, error));
+        }
+        unless_unsaved(name, &held, disk.as_deref())?;
+        replace(&path, content.as_bytes()).map_err(failed)?;
+    }
+    let before = match held {
+        // An editor may say that of a file that it does not know.
+        Held::Text(text) if disk.is_some() || !text.is_empty() => Some(text.into_bytes()),
+        // An editor that cannot read what is replaced, because it is no text, has nothing of it to lose.
+        _ => disk,
+    };
     let old = before.as_ref().and_then(|bytes| std::str::from_utf8(bytes).ok());
     let report = diff::report(&Change { path: &path, old, new: content });
     let text = match &before {
@@ -81,7 +97,7 @@ pub(super) fn write(shared: &Shared, arguments: &WriteArguments, stop: &dyn Fn()
     Ok(answer(text, report.structured))
 }
 
-pub(super) fn edit(shared: &Shared, arguments: &EditArguments, stop: &dyn Fn() -> bool) -> ToolResult {
+pub(super) fn edit(shared: &Shared, arguments: &EditArguments, texts: &Texts<'_>) -> ToolResult {
     let EditArguments { path: name, old_text, new_text, replace_all } = arguments;
     let path = shared.guard.check(name, Access::Write)?;
     if old_text.is_empty() {
@@ -92,29 +108,54 @@ pub(super) fn edit(shared: &Shared, arguments: &EditArguments, stop: &dyn Fn() -
     if old_text == new_text {
         return Err(ToolError::new("old_text and new_text are the same; nothing would change"));
     }
-    let bytes = existing(name, &path)?
-        .ok_or_else(|| ToolError::new(format!("{name}: no such file; use `write` to create it")))?;
-    let before = String::from_utf8(bytes)
-        .map_err(|_| ToolError::new(format!("{name} is not UTF-8 text and cannot be edited")))?;
-    let (old_text, new_text) = with_line_ends_of(&before, old_text, new_text);
+    let disk = existing(name, &path)?;
+    let held = texts.held(&path)?;
+    let before = current(name, &held, disk.as_deref())?;
+    let (old_text, new_text) = with_line_ends_of(before, old_text, new_text);
     let count = before.matches(&*old_text).count();
     let all = replace_all.unwrap_or_default();
     match count {
-        0 => return Err(not_found(name, &before, &old_text)),
-        2.. if !all => return Err(ambiguous(name, &before, &old_text, count)),
+        0 => return Err(not_found(name, before, &old_text)),
+        2.. if !all => return Err(ambiguous(name, before, &old_text, count)),
         _ => {}
     }
-    if stop() {
+    if texts.stopped() {
         return Err(cancelled());
     }
     let after = before.replace(&*old_text, &new_text);
-    replace(&path, after.as_bytes())
-        .map_err(|error| ToolError::new(format!("{name} could not be written: {error}")))?;
-    let report = diff::report(&Change { path: &path, old: Some(&before), new: &after });
+    // What was not read from the editor may differ there: it would lose its unsaved changes.
+    if matches!(held, Held::Nowhere) || !texts.hand_over(name, &path, &after)? {
+        unless_unsaved(name, &held, disk.as_deref())?;
+        replace(&path, after.as_bytes())
+            .map_err(|error| ToolError::new(format!("{name} could not be written: {error}")))?;
+    }
+    let report = diff::report(&Change { path: &path, old: Some(before), new: &after });
     let times = if count == 1 { String::new() } else { format!(", {count} places") };
     let text =
         format!("edited {} (+{} -{}{times})\n{}", path.display(), report.added, report.removed, report.patch);
     Ok(answer(text, report.structured))
+}
+
+/// The text to edit: the editor's, else the disk's.
+fn current<'a>(name: &str, held: &'a Held, disk: Option<&'a [u8]>) -> Result<&'a str, ToolError> {
+    match (held, disk) {
+        (Held::Text(text), disk) if disk.is_some() || !text.is_empty() => Ok(text),
+        (_, None) => Err(ToolError::new(format!("{name}: no such file; use `write` to create it"))),
+        (Held::Failed(error), _) => Err(unread(name, error)),
+        (_, Some(bytes)) => std::str::from_utf8(bytes)
+            .map_err(|_| ToolError::new(format!("{name} is not UTF-8 text and cannot be edited"))),
+    }
+}
+
+/// An editor that reads but does not write this keeps what it has: the disk may change below a saved file only.
+fn unless_unsaved(name: &str, held: &Held, disk: Option<&[u8]>) -> Result<(), ToolError> {
+    match held {
+        Held::Text(text) if text.as_bytes() != disk.unwrap_or_default() => Err(ToolError::new(format!(
+            "{name} has unsaved changes in the attached editor, which cannot be asked to write it; ask the user to \
+             save it first"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The content of a file that may not exist.

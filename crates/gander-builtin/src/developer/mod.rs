@@ -10,23 +10,28 @@ mod list;
 mod read;
 mod search;
 mod shell;
+mod texts;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use rmcp::{
     model::{CallToolRequestParams, Tool},
     service::{RequestContext, RoleServer},
 };
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     context::BuiltinContext,
     paths::PathGuard,
-    server::{About, Builtin, Hints, READS, ToolError, ToolResult, answer, cancelled, panicked, parse, tool},
+    server::{
+        About, Builtin, Hints, READS, ToolError, ToolResult, Tools, answer, cancelled, panicked, parse, tool,
+    },
 };
 
 pub use shell::OUTPUT_NOTIFICATION;
+use texts::Texts;
 
 /// The name in an extension's config.
 pub(crate) const NAME: &str = "developer";
@@ -55,13 +60,27 @@ impl Developer {
         let arguments = request.arguments.unwrap_or_default();
         match &*request.name {
             "shell" => shell::run(&self.shared, parse(arguments)?, context).await,
-            "read" => self.blocking(context, parse(arguments)?, read::run).await,
-            "write" => self.blocking(context, parse(arguments)?, edit::write).await,
-            "edit" => self.blocking(context, parse(arguments)?, edit::edit).await,
+            "read" => self.on_texts(context, parse(arguments)?, read::run).await,
+            "write" => self.on_texts(context, parse(arguments)?, edit::write).await,
+            "edit" => self.on_texts(context, parse(arguments)?, edit::edit).await,
             "list" => self.blocking(context, parse(arguments)?, list::run).await,
             "search" => self.blocking(context, parse(arguments)?, search::run).await,
             other => Err(ToolError::new(format!("there is no tool {other:?}"))),
         }
+    }
+
+    /// Runs work on text files off the reactor.
+    async fn on_texts<A: Send + 'static>(
+        &self,
+        context: &RequestContext<RoleServer>,
+        arguments: A,
+        work: fn(&Shared, &A, &Texts<'_>) -> ToolResult,
+    ) -> ToolResult {
+        let (shared, token, runtime) = (Arc::clone(&self.shared), context.ct.clone(), Handle::current());
+        let task = tokio::task::spawn_blocking(move || {
+            work(&shared, &arguments, &Texts::new(&shared, &token, &runtime))
+        });
+        task.await.unwrap_or_else(|_| Err(panicked()))
     }
 
     /// Runs file work off the reactor.
@@ -94,8 +113,8 @@ impl Builtin for Developer {
         }
     }
 
-    fn tools(&self) -> Vec<Tool> {
-        tools()
+    fn tools(&self) -> Arc<[Tool]> {
+        Arc::clone(&TOOLS)
     }
 
     fn call<'a>(
@@ -111,8 +130,8 @@ const OVERWRITES: Hints = Hints { read_only: false, destructive: true, idempoten
 const CHANGES: Hints = Hints { read_only: false, destructive: true, idempotent: false, open_world: false };
 const ANYTHING: Hints = Hints { read_only: false, destructive: true, idempotent: false, open_world: true };
 
-fn tools() -> Vec<Tool> {
-    vec![
+static TOOLS: Tools = LazyLock::new(|| {
+    [
         tool::<shell::Arguments>("shell", "Run a command", shell::DESCRIPTION, &ANYTHING),
         tool::<read::Arguments>("read", "Read a file", read::DESCRIPTION, &READS),
         tool::<edit::WriteArguments>("write", "Write a file", edit::WRITE_DESCRIPTION, &OVERWRITES),
@@ -120,4 +139,5 @@ fn tools() -> Vec<Tool> {
         tool::<list::Arguments>("list", "List a folder", list::DESCRIPTION, &READS),
         tool::<search::Arguments>("search", "Search in files", search::DESCRIPTION, &READS),
     ]
-}
+    .into()
+});

@@ -12,7 +12,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Shared, ToolError, ToolResult, answer, cancelled};
+use super::edit::MAX_FILE;
+use super::{
+    Shared, ToolError, ToolResult, answer, cancelled,
+    texts::{Held, Texts, unread},
+};
 use crate::paths::Access;
 
 pub(super) const DESCRIPTION: &str = "Reads a file. Text comes back with line numbers, by default the first 2000 \
@@ -42,11 +46,21 @@ pub(super) struct Arguments {
     limit: Option<u32>,
 }
 
-pub(super) fn run(shared: &Shared, arguments: &Arguments, stop: &dyn Fn() -> bool) -> ToolResult {
-    let Arguments { path: name, offset, limit } = arguments;
+pub(super) fn run(shared: &Shared, arguments: &Arguments, texts: &Texts<'_>) -> ToolResult {
+    let name = &arguments.path;
     let path = shared.guard.check(name, Access::Read)?;
     let failed = |error: io::Error| ToolError::new(format!("{name}: {}", explain(&error)));
-    let metadata = path.metadata().map_err(failed)?;
+    let metadata = match path.metadata() {
+        Ok(metadata) => metadata,
+        // An editor may have a file that was never saved.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return match texts.held(&path)? {
+                Held::Text(text) if !text.is_empty() => paged(arguments, &path, text.as_bytes(), texts),
+                _ => Err(failed(error)),
+            };
+        }
+        Err(error) => return Err(failed(error)),
+    };
     if metadata.is_dir() {
         return Err(ToolError::new(format!("{name} is a folder; use the tool `list`")));
     }
@@ -64,12 +78,27 @@ pub(super) fn run(shared: &Shared, arguments: &Arguments, stop: &dyn Fn() -> boo
             "{name} is a binary file of {size} bytes; only text and images can be read"
         )));
     }
+    // Too large for an editor's answer; changing it through here is refused as well.
+    if metadata.len() > MAX_FILE {
+        return paged(arguments, &path, file, texts);
+    }
+    match texts.held(&path)? {
+        Held::Nowhere => paged(arguments, &path, file, texts),
+        Held::Text(text) => paged(arguments, &path, text.as_bytes(), texts),
+        Held::Failed(error) => Err(unread(name, &error)),
+    }
+}
+
+/// The lines that were asked for.
+fn paged(arguments: &Arguments, path: &Path, text: impl io::BufRead, texts: &Texts<'_>) -> ToolResult {
+    let Arguments { path: name, offset, limit } = arguments;
     let first = offset.unwrap_or(1).max(1);
-    let page = page(file, first, limit.unwrap_or(DEFAULT_LINES).max(1), stop).map_err(failed)?;
-    if stop() {
+    let page = page(text, first, limit.unwrap_or(DEFAULT_LINES).max(1), &|| texts.stopped())
+        .map_err(|error| ToolError::new(format!("{name}: {}", explain(&error))))?;
+    if texts.stopped() {
         return Err(cancelled());
     }
-    page.render(name, &path, first)
+    page.render(name, path, first)
 }
 
 /// The kernel's words without its number.

@@ -6,7 +6,7 @@
 
 mod render;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use rmcp::{
@@ -21,7 +21,7 @@ use crate::{
     context::BuiltinContext,
     hooks::ExtensionManager,
     server::{
-        About, Builtin, Hints, READS, ToolError, ToolResult, answer_as, cancelled, parse, tool,
+        About, Builtin, Hints, READS, ToolError, ToolResult, Tools, answer_as, cancelled, parse, tool,
         tool_with_output,
     },
 };
@@ -159,6 +159,26 @@ fn given(name: Option<&str>) -> Result<Option<&str>, ToolError> {
     }
 }
 
+static TOOLS: Tools = LazyLock::new(|| {
+    [
+        tool_with_output::<SearchArguments, render::Found>(
+            "search_available_extensions",
+            "Find extensions",
+            SEARCH,
+            &READS,
+        ),
+        tool_with_output::<ManageArguments, render::Managed>(
+            "manage_extensions",
+            "Enable or disable an extension",
+            MANAGE,
+            &MANAGES,
+        ),
+        tool_with_output::<ListArguments, render::Listed>("list_resources", "List resources", LIST, &READS),
+        tool::<ReadArguments>("read_resource", "Read a resource", READ, &READS),
+    ]
+    .into()
+});
+
 impl Builtin for Extensions {
     fn about(&self) -> About {
         About {
@@ -171,28 +191,8 @@ impl Builtin for Extensions {
         }
     }
 
-    fn tools(&self) -> Vec<Tool> {
-        vec![
-            tool_with_output::<SearchArguments, render::Found>(
-                "search_available_extensions",
-                "Find extensions",
-                SEARCH,
-                &READS,
-            ),
-            tool_with_output::<ManageArguments, render::Managed>(
-                "manage_extensions",
-                "Enable or disable an extension",
-                MANAGE,
-                &MANAGES,
-            ),
-            tool_with_output::<ListArguments, render::Listed>(
-                "list_resources",
-                "List resources",
-                LIST,
-                &READS,
-            ),
-            tool::<ReadArguments>("read_resource", "Read a resource", READ, &READS),
-        ]
+    fn tools(&self) -> Arc<[Tool]> {
+        Arc::clone(&TOOLS)
     }
 
     fn call<'a>(

@@ -5,7 +5,7 @@
 mod entry;
 mod files;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use rmcp::{
@@ -24,7 +24,8 @@ use crate::{
     context::BuiltinContext,
     paths::PathGuard,
     server::{
-        About, Builtin, Hints, READS, ToolError, ToolResult, answer_as, panicked, parse, tool_with_output,
+        About, Builtin, Hints, READS, ToolError, ToolResult, Tools, answer_as, panicked, parse,
+        tool_with_output,
     },
 };
 
@@ -189,6 +190,31 @@ impl Memory {
     }
 }
 
+static TOOLS: Tools = LazyLock::new(|| {
+    [
+        tool_with_output::<RememberArguments, Stored>("remember_memory", "Remember", REMEMBER, &STORES),
+        tool_with_output::<CategoryArguments, Retrieved>(
+            "retrieve_memories",
+            "Retrieve memories",
+            RETRIEVE,
+            &READS,
+        ),
+        tool_with_output::<CategoryArguments, RemovedCategories>(
+            "remove_memory_category",
+            "Forget a category",
+            REMOVE_CATEGORY,
+            &REMOVES,
+        ),
+        tool_with_output::<RemoveArguments, RemovedMemory>(
+            "remove_specific_memory",
+            "Forget a memory",
+            REMOVE_ONE,
+            &REMOVES,
+        ),
+    ]
+    .into()
+});
+
 impl Builtin for Memory {
     fn about(&self) -> About {
         About {
@@ -210,28 +236,8 @@ impl Builtin for Memory {
         task.map(|recalled| recalled.ok().flatten()).boxed()
     }
 
-    fn tools(&self) -> Vec<Tool> {
-        vec![
-            tool_with_output::<RememberArguments, Stored>("remember_memory", "Remember", REMEMBER, &STORES),
-            tool_with_output::<CategoryArguments, Retrieved>(
-                "retrieve_memories",
-                "Retrieve memories",
-                RETRIEVE,
-                &READS,
-            ),
-            tool_with_output::<CategoryArguments, RemovedCategories>(
-                "remove_memory_category",
-                "Forget a category",
-                REMOVE_CATEGORY,
-                &REMOVES,
-            ),
-            tool_with_output::<RemoveArguments, RemovedMemory>(
-                "remove_specific_memory",
-                "Forget a memory",
-                REMOVE_ONE,
-                &REMOVES,
-            ),
-        ]
+    fn tools(&self) -> Arc<[Tool]> {
+        Arc::clone(&TOOLS)
     }
 
     fn call<'a>(

@@ -5,7 +5,7 @@
 
 mod checklist;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use rmcp::{
@@ -21,7 +21,9 @@ use self::checklist::{Status, Step};
 use crate::{
     context::BuiltinContext,
     hooks::StateStore,
-    server::{About, Builtin, Hints, ToolError, ToolResult, answer_as, cancelled, parse, tool_with_output},
+    server::{
+        About, Builtin, Hints, ToolError, ToolResult, Tools, answer_as, cancelled, parse, tool_with_output,
+    },
 };
 
 /// The name in an extension's config.
@@ -125,6 +127,10 @@ fn summary(entries: &[Step], content: &str) -> String {
     }
 }
 
+static TOOLS: Tools = LazyLock::new(|| {
+    [tool_with_output::<Arguments, Written>("todo_write", "Write the todo list", WRITE, &REPLACES)].into()
+});
+
 impl Builtin for Todo {
     fn about(&self) -> About {
         About {
@@ -142,8 +148,8 @@ impl Builtin for Todo {
         async move { self.saved().await.map(list) }.boxed()
     }
 
-    fn tools(&self) -> Vec<Tool> {
-        vec![tool_with_output::<Arguments, Written>("todo_write", "Write the todo list", WRITE, &REPLACES)]
+    fn tools(&self) -> Arc<[Tool]> {
+        Arc::clone(&TOOLS)
     }
 
     fn call<'a>(

@@ -423,3 +423,33 @@ fn two_roots_do_not_see_each_other() {
     second.refresh();
     assert_eq!((value(&second, "a"), value(&second, "GOOSE_MODEL")), (None, None));
 }
+
+#[test]
+fn a_command_stands_between_environment_and_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let environment: Environment =
+        [("PATH", "/usr/bin:/bin"), ("B_KEY", "from-the-environment")].into_iter().collect();
+    let paths = Paths::resolve(Some(directory.path()), &environment).unwrap();
+    paths.create_dirs().unwrap();
+    let yaml =
+        "gander.secret_commands:\n  A_KEY: echo from-the-command\n  B_KEY: echo never\n  BAD_KEY: exit 1\n";
+    std::fs::write(paths.config_file(), yaml).unwrap();
+    let handle = ConfigHandle::open(ConfigOptions::new(paths, environment)).unwrap();
+    handle.set_secret("A_KEY", "from-the-file").unwrap();
+    handle.set_secret("C_KEY", "from-the-file").unwrap();
+    let secret = |key: &str| handle.secret(key).map(|secret| secret.expose().to_owned());
+    // Before it ran, its status says only that it is there.
+    let status = handle.secret_status("A_KEY");
+    assert_eq!((status.set, status.last_four), (true, None));
+    assert_eq!(secret("A_KEY").as_deref(), Some("from-the-command"));
+    assert_eq!(secret("a_key").as_deref(), Some("from-the-command"));
+    assert_eq!(secret("B_KEY").as_deref(), Some("from-the-environment"));
+    assert_eq!(secret("C_KEY").as_deref(), Some("from-the-file"));
+    assert_eq!(secret("BAD_KEY"), None);
+    let status = handle.secret_status("A_KEY");
+    assert_eq!(status.origin, Some(SecretOrigin::Command { program: "sh".to_owned() }));
+    assert_eq!(status.last_four.as_deref(), Some("mand"));
+    assert!(!handle.secret_status("BAD_KEY").set);
+    assert!(handle.secret_statuses(&[]).iter().any(|status| status.key == "A_KEY" && status.set));
+    assert!(handle.secret_values().iter().any(|secret| secret.expose() == "from-the-command"));
+}

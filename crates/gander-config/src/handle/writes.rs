@@ -12,7 +12,7 @@ use crate::error::ConfigError;
 use crate::file::{self, WriteRules};
 use crate::keys::{EXTENSIONS_KEY, MODEL_KEY, PROVIDER_KEY, is_secret_name};
 use crate::layers::{Origin, WriteEffect};
-use crate::permissions::{RuleDecision, USER_SECTION, user_section_with};
+use crate::permissions::{RuleDecision, USER_SECTION, project_section, section_with};
 use crate::policy::Policy;
 use crate::secrets::SecretOrigin;
 
@@ -136,11 +136,45 @@ impl ConfigHandle {
     /// # Errors
     /// The pattern is not usable; the file is malformed or cannot be written.
     pub fn set_rule(&self, pattern: &str, decision: Option<RuleDecision>) -> Result<(), ConfigError> {
+        self.set_rule_in(USER_SECTION, pattern, decision)
+    }
+
+    /// The same for work in and below a directory.
+    ///
+    /// # Errors
+    /// As [`ConfigHandle::set_rule`]; a directory that is no absolute path or too long.
+    pub fn set_project_rule(
+        &self,
+        directory: &str,
+        pattern: &str,
+        decision: Option<RuleDecision>,
+    ) -> Result<(), ConfigError> {
+        if !Path::new(directory).is_absolute() {
+            let reason = "the directory of a project must be an absolute path".to_owned();
+            return Err(ConfigError::InvalidKey { key: directory.to_owned(), reason });
+        }
+        let section = project_section(directory);
+        if section.chars().any(char::is_control) {
+            let reason = "the directory of a project must not hold control characters".to_owned();
+            return Err(ConfigError::InvalidKey { key: directory.to_owned(), reason });
+        }
+        self.set_rule_in(&section, pattern, decision)
+    }
+
+    fn set_rule_in(
+        &self,
+        section: &str,
+        pattern: &str,
+        decision: Option<RuleDecision>,
+    ) -> Result<(), ConfigError> {
         check_key(pattern)?;
         let path = self.paths().permission_file();
         self.write(&path, None, |document| {
-            let user = user_section_with(&path, document, pattern, decision)?;
-            Ok((Target::Top(USER_SECTION), Some(Yaml::Mapping(user))))
+            if decision.is_none() && document.get(section).is_none() {
+                return Ok((Target::Top(section), None));
+            }
+            let lists = section_with(&path, document, section, pattern, decision)?;
+            Ok((Target::Top(section), Some(Yaml::Mapping(lists))))
         })?;
         Ok(())
     }

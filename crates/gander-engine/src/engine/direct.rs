@@ -23,10 +23,10 @@ use super::{
     idempotency::{Keyed, Receipt, Recorder},
 };
 use crate::{
-    content::offload_result,
     services::store_error,
     session::{SessionHandle, call_host},
     source::Mint,
+    spill::{SpillPlace, stored_result},
 };
 
 const PROGRESS_QUEUE: usize = 64;
@@ -78,18 +78,30 @@ impl Engine {
         };
         let guard = handle.begin_call();
         let rules = handle.rules();
+        let place = SpillPlace {
+            session_dir: self.session_dir(session_id),
+            item_id: self.services.source.item_id(),
+            max_bytes: crate::content::MAX_INLINE_BYTES,
+        };
+        let secrets = self.services.secret_filter();
         let run = DirectRun {
-            session: handle,
+            session: handle.clone(),
             tool,
             arguments_json: if call.arguments_json.is_empty() {
                 "{}".to_owned()
             } else {
                 call.arguments_json.clone()
             },
-            rules: rules.iter().cloned().chain(self.services.user_rules()).collect(),
+            rules: rules
+                .iter()
+                .cloned()
+                .chain(self.services.project_rules(&handle.summary().working_directory))
+                .chain(self.services.user_rules())
+                .collect(),
             recorder,
             actor: context.actor.clone(),
             started: self.services.source.now(),
+            item_id: place.item_id.clone(),
         };
         let request = CallRequest {
             name: run.tool.name.clone(),
@@ -107,7 +119,7 @@ impl Engine {
                 None if client_tool => run.call_host(request.timeout).await,
                 None => extensions.call(request).await,
             };
-            let (outcome, contents) = offload_result(outcome);
+            let (outcome, contents) = stored_result(outcome, &secrets, &place).await;
             if run.recorder.is_keyed() {
                 // A caller that has the result may repeat the call, and must then find it.
                 run.record(outcome.clone(), contents).await;
@@ -188,6 +200,7 @@ struct DirectRun {
     recorder: Recorder,
     actor: gander_domain::Actor,
     started: gander_domain::Timestamp,
+    item_id: gander_domain::ItemId,
 }
 
 impl DirectRun {
@@ -269,7 +282,7 @@ impl DirectRun {
         call.start_time = Some(self.started);
         call.result = Some(result);
         Item {
-            item_id: core.services.source.item_id(),
+            item_id: self.item_id.clone(),
             turn_id: None,
             message_id: core.services.source.message_id(),
             body: ItemBody::ToolCall(Box::new(call)),

@@ -7,7 +7,7 @@ use gander_domain::{
     extension::{ExtensionConfig, ExtensionOrigin, ExtensionStatus, extension_key},
     tool::ToolDefinition,
 };
-use gander_mcp::{SessionContext, SessionExtensions};
+use gander_mcp::{Container, SessionContext, SessionExtensions};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -22,6 +22,8 @@ use crate::{
 
 const SELECTION: &str = "extensions";
 const ENVIRONMENT: &str = "client_environment";
+/// Setting: what runs a command in a container, in front of `-e NAME …`, the container's id and the command.
+const CONTAINER_EXEC: &str = "gander.container_exec";
 /// How long a request that needs tools waits for starting extensions.
 pub(super) const WAIT_FOR_TOOLS: Duration = Duration::from_secs(10);
 
@@ -72,6 +74,14 @@ impl StoredSelection {
         self.added.push(StoredExtension { config: gander_formats::extension::to_value(config), origin });
     }
 
+    /// Whether it holds an extension of this key; `configured` says so where the configuration chooses.
+    fn wants(&self, key: &str, configured: impl FnOnce() -> bool) -> bool {
+        let listed = |list: &[serde_json::Value]| list.iter().any(|c| key_of(c) == key);
+        let chosen = self.exactly.as_deref().map_or_else(configured, listed);
+        let added = self.added.iter().any(|e| key_of(&e.config) == key);
+        (chosen || added) && !self.removed.iter().any(|k| k == key)
+    }
+
     pub(crate) fn remove(&mut self, key: &str) {
         self.added.retain(|e| key_of(&e.config) != key);
         if !self.removed.iter().any(|k| k == key) {
@@ -100,11 +110,21 @@ impl Services {
         Ok(body.and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default())
     }
 
+    /// Whether a session may delegate: by its own choice of extensions, else unless the configuration says no.
+    pub(crate) async fn wants_delegation(&self, session_id: &SessionId) -> Result<bool, ErrorDetail> {
+        let selection = self.selection(session_id).await?;
+        let key = crate::turn::DELEGATE_EXTENSION;
+        Ok(selection.wants(key, || {
+            let configured = self.configured_extensions();
+            configured.iter().find(|e| extension_key(&e.config.name) == key).is_none_or(|e| e.enabled)
+        }))
+    }
+
     /// Resolves secrets and asks the policy.
     pub(crate) fn planned(&self, mut config: ExtensionConfig, origin: ExtensionOrigin) -> PlannedExtension {
-        let dropped = gander_formats::extension::drop_disallowed_env(&mut config);
-        if !dropped.is_empty() {
-            tracing::warn!(extension = %config.name, keys = ?dropped, "disallowed environment keys were left out");
+        let left_out = gander_formats::extension::drop_disallowed_env(&mut config);
+        if !left_out.is_empty() {
+            tracing::warn!(extension = %config.name, keys = ?left_out, "disallowed environment keys were left out");
         }
         self.enforce_sandbox(&mut config);
         let mut secrets = BTreeMap::new();
@@ -128,7 +148,7 @@ impl Services {
                 }
             }
         }
-        PlannedExtension { config, origin, secrets, refused }
+        PlannedExtension { config, origin, secrets, refused, left_out }
     }
 }
 
@@ -151,7 +171,10 @@ impl Engine {
         store.put_document(session_id, ENVIRONMENT, Some(body)).await.map_err(|e| store_error(&e))
     }
 
-    async fn environment(&self, session_id: &SessionId) -> Result<BTreeMap<String, String>, ErrorDetail> {
+    pub(crate) async fn environment(
+        &self,
+        session_id: &SessionId,
+    ) -> Result<BTreeMap<String, String>, ErrorDetail> {
         let body =
             self.services.store.get_document(session_id, ENVIRONMENT).await.map_err(|e| store_error(&e))?;
         let of_client = body.and_then(|b| serde_json::from_slice::<BTreeMap<String, String>>(&b).ok());
@@ -169,9 +192,8 @@ impl Engine {
         self.extension_plan(session_id).await.map(Some)
     }
 
-    async fn extension_plan(&self, session_id: &SessionId) -> Result<ExtensionPlan, ErrorDetail> {
+    pub(super) async fn extension_plan(&self, session_id: &SessionId) -> Result<ExtensionPlan, ErrorDetail> {
         let session = self.session(session_id).await?;
-        let selection = self.services.selection(session_id).await?;
         let mut environment = self.environment(session_id).await?;
         environment.insert("GANDER_SESSION_ID".to_owned(), session_id.to_string());
         let context = SessionContext {
@@ -182,7 +204,20 @@ impl Engine {
             data_dir: self.session_dir(session_id),
             denied_paths: self.denied_paths.clone(),
             sandbox: None,
+            container: self.container(session.container.as_deref())?,
         };
+        let chosen = self.chosen_extensions(session_id).await?;
+        let extensions =
+            chosen.into_iter().map(|(config, origin)| self.services.planned(config, origin)).collect();
+        Ok(ExtensionPlan { context, extensions })
+    }
+
+    /// The extensions of a session, but for the one that the engine itself is.
+    pub(crate) async fn chosen_extensions(
+        &self,
+        session_id: &SessionId,
+    ) -> Result<Vec<(ExtensionConfig, ExtensionOrigin)>, ErrorDetail> {
+        let selection = self.services.selection(session_id).await?;
         let mut chosen: Vec<(ExtensionConfig, ExtensionOrigin)> = Vec::new();
         let parse = |value: &serde_json::Value| gander_formats::extension::from_value(value).ok();
         match &selection.exactly {
@@ -201,9 +236,24 @@ impl Engine {
             }
         }
         chosen.retain(|(c, _)| !selection.removed.contains(&extension_key(&c.name)));
-        let extensions =
-            chosen.into_iter().map(|(config, origin)| self.services.planned(config, origin)).collect();
-        Ok(ExtensionPlan { context, extensions })
+        chosen.retain(|(c, _)| extension_key(&c.name) != crate::turn::DELEGATE_EXTENSION);
+        Ok(chosen)
+    }
+
+    /// How the session's extensions run in its container, if it has one.
+    fn container(&self, id: Option<&str>) -> Result<Option<Container>, ErrorDetail> {
+        let Some(id) = id else { return Ok(None) };
+        let config = self.services.config.current();
+        let exec = config.get_string(CONTAINER_EXEC).map_err(|e| crate::config_error(&e))?;
+        let mut container = Container::docker(id);
+        if let Some(exec) = exec.filter(|text| !text.trim().is_empty()) {
+            container.exec = exec.split_whitespace().map(str::to_owned).collect();
+        }
+        let program = container.exec.first().map_or("", String::as_str);
+        config.policy().check_command(program).map_err(|e| {
+            ErrorDetail::new(ErrorReason::PolicyDenied, format!("the session's container: {e}"))
+        })?;
+        Ok(Some(container))
     }
 
     /// The session's extensions, started if need be.
@@ -217,6 +267,41 @@ impl Engine {
         let plan = self.extension_plan(session_id).await?;
         let active = self.edit(session_id, move |core| Ok(core.ensure_extensions(plan))).await?;
         Ok(active.value)
+    }
+
+    /// What could be configured: the builtin extensions and whatever is configured already, with whether it is.
+    pub fn available_extensions(&self) -> Vec<(ExtensionConfig, bool)> {
+        let mut configured = self.configured_extensions();
+        let mut available = Vec::new();
+        for builtin in self.services.mcp.builtins() {
+            let key = extension_key(&builtin.name);
+            let is_it = |e: &gander_formats::extension::Entry| extension_key(&e.config.name) == key;
+            if let Some(at) = configured.iter().position(is_it) {
+                available.push((configured.remove(at).config, true));
+                continue;
+            }
+            let config = ExtensionConfig {
+                description: builtin.description,
+                display_name: Some(builtin.display_name).filter(|name| !name.is_empty()),
+                bundled: true,
+                ..gander_formats::extension::builtin(&builtin.name)
+            };
+            available.push((config, false));
+        }
+        available.extend(configured.into_iter().map(|entry| (entry.config, true)));
+        available
+    }
+
+    /// Whether this is a part of the daemon that this daemon does not have, and so cannot start.
+    pub fn lacks_builtin(&self, config: &ExtensionConfig) -> bool {
+        let is_part = matches!(config.transport.kind(), "builtin" | "platform");
+        let key = extension_key(&config.name);
+        is_part && !self.services.mcp.builtins().iter().any(|builtin| extension_key(&builtin.name) == key)
+    }
+
+    /// Whether the organisation's policy allows an extension.
+    pub fn check_extension_policy(&self, config: &ExtensionConfig) -> Result<(), ErrorDetail> {
+        self.services.extension_policy(config)
     }
 
     /// Live statuses of the session's extensions; starts them.

@@ -1,7 +1,7 @@
-//! History: snapshots of items, forks, rewinds, replacements, redactions, content.
+//! History: snapshots of items, forks, rewinds, replacements, content.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -10,18 +10,17 @@ use gander_domain::{
     ContentId, ErrorDetail, ErrorReason, Event, Item, ItemId, PartBody, Payload, Sequence, Session,
     SessionId, TurnId,
     content::Data,
-    event::{HistoryChange, HistoryChangeKind, RedactAction, recovered_status, redact_payload},
+    event::{HistoryChange, HistoryChangeKind, VisibilityChange, recovered_status},
     item::{ItemBody, ItemState, Origin},
     session::{SessionOrigin, TitleSource},
 };
-use gander_store::Commit;
 
 use super::{
     Engine, Recorded, RequestContext,
     idempotency::{Keyed, Receipt},
     sessions::busy,
 };
-use crate::{services::store_error, session::title_from, source::Mint};
+use crate::{services::store_error, source::Mint};
 
 /// Snapshots kept for the next pages.
 const MAX_SNAPSHOTS: usize = 64;
@@ -175,8 +174,15 @@ impl Engine {
                     None => core.state.items.len(),
                     Some(id) => position(core.state.items.iter().map(|e| &e.item.item_id), id)?,
                 };
-                let items: Vec<_> =
-                    core.state.items[..end].iter().filter(|e| !e.rewound).map(|e| e.item.clone()).collect();
+                let copied: Vec<_> = core.state.items[..end].iter().filter(|e| !e.rewound).collect();
+                let beyond = core.state.items.get(end).map_or(Sequence::MAX, |e| e.first_sequence);
+                let again: HashSet<_> =
+                    core.state.unsummarized(beyond).into_iter().map(|e| e.item.item_id.clone()).collect();
+                let mut items: Vec<_> = copied.iter().map(|e| placed(&e.item, &copied)).collect();
+                for item in items.iter_mut().filter(|i| again.contains(&i.item_id)) {
+                    // The summary that stands for it is not copied.
+                    Arc::make_mut(item).visibility.model = true;
+                }
                 Ok((core.state.session.clone(), items))
             })
             .await?;
@@ -229,7 +235,8 @@ impl Engine {
         record: Option<gander_store::IdempotencyRecord>,
         contents: Vec<gander_store::NewContent>,
     ) -> Result<(Session, Vec<ContentId>), ErrorDetail> {
-        let now = session.create_time;
+        // An imported session's items happened when it was last changed, and not now.
+        let now = session.update_time;
         let (mut state, mut commit) = self.first_commit(context, session, origin, record)?;
         let mut references = Vec::new();
         for item in items {
@@ -272,12 +279,19 @@ impl Engine {
                 }
                 let entry = core.state.entry(&before_item_id).filter(|e| !e.rewound);
                 let from = entry.map(|e| e.first_sequence).ok_or_else(|| item_not_found(&before_item_id))?;
+                // What a summary stood for is told to the model again when the summary goes.
+                let shown = |e: &gander_domain::fold::ItemEntry| VisibilityChange {
+                    item_id: e.item.item_id.clone(),
+                    user: e.item.visibility.user,
+                    model: true,
+                };
+                let visibility_changes = core.state.unsummarized(from).into_iter().map(shown).collect();
                 core.act_as(by);
                 core.emit(
                     None,
                     Payload::HistoryChanged(HistoryChange {
                         kind: HistoryChangeKind::Rewound,
-                        visibility_changes: Vec::new(),
+                        visibility_changes,
                         hidden_from_sequence: Some(from),
                         summary_item_id: None,
                     }),
@@ -322,6 +336,7 @@ impl Engine {
                 for item in items {
                     let mut item = copied_item(&item, now);
                     item.origin = Origin::Client;
+                    item = where_it_stands(item);
                     // Ids of this session's own items cannot be used twice.
                     if core.state.item(&item.item_id).is_some() {
                         item.item_id = core.services.source.item_id();
@@ -334,105 +349,6 @@ impl Engine {
             })
             .await?;
         Ok(Recorded { value: done.value, sequence: done.sequence })
-    }
-
-    /// Erases what one item says from log, content, search and memory; its place in the log stays.
-    pub async fn redact_item(
-        &self,
-        context: &RequestContext,
-        session_id: &SessionId,
-        item_id: &ItemId,
-    ) -> Result<Sequence, ErrorDetail> {
-        // The session is out of the way while its stored events are rewritten.
-        self.session(session_id).await?;
-        if !self.unload(session_id, false).await {
-            let id = item_id.clone();
-            self.edit(session_id, move |core| {
-                core.state.item(&id).map(|_| ()).ok_or_else(|| item_not_found(&id))?;
-                Err::<(), _>(busy("an item cannot be redacted"))
-            })
-            .await?;
-        }
-        let slot = self.slot(session_id);
-        let guard = slot.write().await;
-        if guard.as_ref().is_some_and(crate::session::SessionHandle::is_open) {
-            return Err(busy("an item cannot be redacted"));
-        }
-        let store = &self.services.store;
-        let epoch = store.open_session(session_id).await.map_err(|e| store_error(&e))?;
-        let mut state = self.fold(session_id).await?;
-        let item = state.item(item_id).cloned().ok_or_else(|| item_not_found(item_id))?;
-        if item.redacted {
-            return Ok(state.last_sequence());
-        }
-        if item.state == ItemState::InProgress {
-            return Err(busy("an item cannot be redacted"));
-        }
-        // The first message lends its beginning to the provisional title.
-        let title = title_from(&item.text()).filter(|_| matches!(item.body, ItemBody::UserMessage(_)));
-        let replacements = self.replacements(session_id, item_id, title.as_deref()).await?;
-        if title.as_ref() == Some(&state.session.title) {
-            state.session.title.clear();
-        }
-        let contents = content_ids(&item);
-        let event = Event {
-            sequence: state.last_sequence() + 1,
-            turn_id: None,
-            time: self.services.source.now(),
-            actor: Some(context.actor.clone()),
-            payload: Payload::ItemRedacted { item_id: item_id.clone() },
-        };
-        state.apply(&event);
-        let sequence = event.sequence;
-        let event = Arc::new(event);
-        let commit = Commit {
-            session_id: session_id.clone(),
-            epoch,
-            events: vec![event.clone()],
-            summary: Some(state.session.clone().into()),
-            contents: Vec::new(),
-            idempotency: Vec::new(),
-        };
-        let redacted = store.redact(commit, item_id.to_string(), replacements, contents);
-        redacted.await.map_err(|e| store_error(&e))?;
-        self.snapshots.forget(session_id);
-        let feed = self.feed(session_id).await?;
-        feed.clear_ring();
-        feed.advance(sequence);
-        drop(guard);
-        Ok(sequence)
-    }
-
-    async fn replacements(
-        &self,
-        session_id: &SessionId,
-        item_id: &ItemId,
-        title: Option<&str>,
-    ) -> Result<Vec<(Sequence, Option<Payload>)>, ErrorDetail> {
-        let mut out = Vec::new();
-        let mut after = 0;
-        loop {
-            let page = self
-                .services
-                .store
-                .read_events(session_id, after, 4096, 8 << 20)
-                .await
-                .map_err(|e| store_error(&e))?;
-            for event in &page.events {
-                match redact_payload(&event.payload, item_id) {
-                    RedactAction::Keep => {
-                        let without = title.and_then(|title| without_title(&event.payload, title));
-                        out.extend(without.map(|payload| (event.sequence, Some(payload))));
-                    }
-                    RedactAction::Replace(payload) => out.push((event.sequence, Some(*payload))),
-                    RedactAction::Drop => out.push((event.sequence, None)),
-                }
-                after = event.sequence;
-            }
-            if page.events.is_empty() || after >= page.last_sequence {
-                return Ok(out);
-            }
-        }
     }
 
     /// Size in bytes and MIME type of content.
@@ -461,21 +377,7 @@ fn position<'a>(mut ids: impl Iterator<Item = &'a ItemId>, id: &ItemId) -> Resul
     ids.position(|known| known == id).ok_or_else(|| item_not_found(id))
 }
 
-/// The event without a title that a redacted message had lent.
-fn without_title(payload: &Payload, title: &str) -> Option<Payload> {
-    let mut payload = payload.clone();
-    match &mut payload {
-        Payload::SessionCreated { session, .. } | Payload::SessionUpdated { session, .. }
-            if session.title == title =>
-        {
-            session.title.clear();
-            Some(payload)
-        }
-        _ => None,
-    }
-}
-
-fn item_not_found(item_id: &ItemId) -> ErrorDetail {
+pub(super) fn item_not_found(item_id: &ItemId) -> ErrorDetail {
     ErrorDetail::new(
         ErrorReason::ItemNotFound,
         format!(
@@ -502,6 +404,27 @@ fn item_bytes(item: &Item) -> usize {
             call.arguments_json.len() + parts(&call.content) + result
         }
     }
+}
+
+/// A summary that a client brings stands where the client put it: sequences of another log mean nothing here.
+pub(super) fn where_it_stands(mut item: Item) -> Item {
+    if let ItemBody::Compaction(compaction) = &mut item.body {
+        compaction.replaced_through_sequence = 0;
+    }
+    item
+}
+
+/// A summary stands where what it replaces stands, which has other sequences in a copy: item `i` gets `i + 2`.
+pub(super) fn placed(item: &Arc<Item>, copied: &[&gander_domain::fold::ItemEntry]) -> Arc<Item> {
+    let ItemBody::Compaction(compaction) = &item.body else { return item.clone() };
+    let through = compaction.replaced_through_sequence;
+    let before = copied.iter().filter(|e| e.first_sequence <= through).count();
+    let mut item = Item::clone(item);
+    if let ItemBody::Compaction(compaction) = &mut item.body {
+        // Nothing that it replaces was copied: it stands at the beginning of what was.
+        compaction.replaced_through_sequence = Sequence::try_from(before + 1).unwrap_or(1);
+    }
+    Arc::new(item)
 }
 
 /// An item as a copy carries it: what was running is copied as interrupted.

@@ -8,6 +8,7 @@ use std::{
 use gander_domain::{ErrorDetail, ErrorReason, Sequence, SessionId, Timestamp};
 use gander_store::IdempotencyRecord;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::OwnedMutexGuard;
 
 use super::{Engine, RequestContext};
@@ -28,7 +29,7 @@ pub struct IdempotencyKey {
 #[serde(default)]
 pub struct Receipt {
     pub sequence: Sequence,
-    /// Id of what was made or changed, if the request did not name it.
+    /// Id of what was made or changed, if the request did not name it; for a request whose outcome is a text, the text.
     pub id: String,
 }
 
@@ -46,7 +47,8 @@ pub(super) enum Keyed {
     Replay(Receipt),
 }
 
-/// Makes the record of a key; holds its lock.
+/// Makes the record of a key; holds its lock. The default records nothing.
+#[derive(Default)]
 pub(super) struct Recorder(Option<(IdempotencyKey, OwnedMutexGuard<()>)>);
 
 impl Recorder {
@@ -69,12 +71,28 @@ impl Recorder {
         })
     }
 
+    /// The id of what a keyed request makes, where the request names none: the same for each attempt, so that one that
+    /// comes after a crash between effect and record finds what the first has made.
+    pub(super) fn id_of_effect(&self) -> Option<String> {
+        let (key, _) = self.0.as_ref()?;
+        let text = format!("{}\n{}\n{}", key.method, key.key, key.request_hash);
+        let digest = Sha256::digest(text.as_bytes());
+        Some(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    }
+
     pub(super) fn is_keyed(&self) -> bool {
         self.0.is_some()
     }
 }
 
 impl Engine {
+    /// Records a key whose effect is in no session's log. It follows the effect: a crash in between leaves the effect
+    /// without its key.
+    pub(super) async fn note_key(&self, recorder: &Recorder, receipt: &Receipt) -> Result<(), ErrorDetail> {
+        let Some(record) = recorder.record(None, receipt, self.services.source.now()) else { return Ok(()) };
+        self.services.store.put_idempotency(record).await.map_err(|e| store_error(&e))
+    }
+
     /// Looks the request's key up and takes its lock.
     pub(super) async fn keyed(&self, context: &RequestContext) -> Result<Keyed, ErrorDetail> {
         let Some(key) = context.idempotency.clone() else { return Ok(Keyed::Fresh(Recorder(None))) };

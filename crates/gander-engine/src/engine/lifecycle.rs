@@ -45,8 +45,15 @@ pub struct StoreCheck {
 impl Engine {
     /// Starts the engine: sessions that a stopped daemon left open are closed before this returns.
     pub async fn start(parts: EngineParts) -> Result<Arc<Self>, ErrorDetail> {
-        let services =
-            Services::new(parts.store, parts.source, parts.models, parts.mcp, parts.config, parts.options);
+        let services = Services::new(
+            parts.store,
+            parts.source,
+            parts.models,
+            parts.mcp,
+            parts.config,
+            parts.options,
+            parts.spill_dir.clone(),
+        );
         let engine = Arc::new(Self {
             services,
             sessions: Mutex::new(HashMap::new()),
@@ -59,7 +66,13 @@ impl Engine {
             tool_environment: parts.tool_environment,
             started: Instant::now(),
         });
+        // Nobody else has seen these services yet.
+        let _ = engine.services.engine.set(Arc::downgrade(&engine));
         engine.recover().await?;
+        engine.services.tasks.spawn(super::context::follow_config(&engine));
+        if engine.services.options.run_schedules {
+            engine.watch_the_clock();
+        }
         let upkeep = Arc::downgrade(&engine);
         let closing = engine.closing.clone();
         engine.services.tasks.spawn(async move {

@@ -1,6 +1,9 @@
 //! The engine's API: what the service (and nobody else) calls. All effects go through session actors, so a caller that
 //! goes away in the middle leaves no half effect.
 
+mod context;
+mod custom_providers;
+mod diagnostics;
 mod direct;
 mod extensions;
 mod history;
@@ -8,8 +11,11 @@ mod idempotency;
 mod interactions;
 mod lifecycle;
 mod providers;
+mod recipes;
+mod redaction;
 mod registry;
 mod resources;
+mod schedules;
 mod sessions;
 mod transfer;
 mod turns;
@@ -27,19 +33,22 @@ use gander_mcp::McpHost;
 use gander_store::Store;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::extensions::extension_not_found;
 pub use self::{
+    context::{RuleChange, ScopedRule},
     direct::{DirectCall, DirectCallStream},
     extensions::{AddExtension, check_config},
     history::{ForkRequest, ItemsPage, ItemsQuery},
     idempotency::{IdempotencyKey, Receipt},
     interactions::InteractionFilter,
     lifecycle::{EngineInfo, StoreCheck},
+    recipes::RenderedRecipe,
+    schedules::{CreateSchedule, StartedRun},
     sessions::{ExtensionSelection, LoadRequest, LoadedSession, NewSession, SessionPatch},
-    transfer::{ImportRequest, ImportSource},
+    transfer::{ImportRequest, ImportSource, ImportedHistory},
     turns::{CancelRequest, StartTurn, StartedTurn, SteerTurn},
     watch::{WatchClosed, WatchCursor, WatchStep},
 };
+pub(crate) use self::{extensions::extension_not_found, providers::mode_option};
 use crate::{
     feed::Feed,
     models::Models,

@@ -1,13 +1,21 @@
 //! Providers and settings, as far as the engine itself decides about them.
 
+use std::sync::Arc;
+
+use futures::StreamExt as _;
 use gander_domain::{
-    ErrorDetail, ErrorReason, Session, SessionId,
+    ErrorDetail, ErrorReason, Item, ItemBody, Part, Session, SessionId,
+    item::{ItemState, Origin, UserMessage, Visibility},
     session::{Mode, ModelSelection, OptionChoice, SessionOption},
 };
-use gander_model::{ModelInfo, ProviderInfo};
+use gander_model::{ModelInfo, ModelRequest, ProviderInfo};
 
 use super::{Engine, Recorded, RequestContext, SessionPatch};
-use crate::models::ResolvedModel;
+use crate::{
+    models::ResolvedModel,
+    source::Mint,
+    turn::{OPTION_PREFIX, set_agent_option},
+};
 
 impl Engine {
     /// The configuration that this engine works with.
@@ -24,7 +32,7 @@ impl Engine {
         self.services.models.providers()
     }
 
-    /// The model that a new session would use, and why.
+    /// The model that a new session would use, and why. Blocks while servers on this machine are looked for.
     pub fn default_model(&self, demo_allowed: bool) -> Result<ResolvedModel, ErrorDetail> {
         self.services.models.resolve(None, demo_allowed)
     }
@@ -40,11 +48,53 @@ impl Engine {
         call.map_err(|_| provider_timeout(provider_id))?.map_err(|e| e.to_detail(provider_id))
     }
 
-    /// Proves that a provider can be used.
-    pub async fn check_provider(&self, provider_id: &str) -> Result<(), ErrorDetail> {
+    /// Proves that a provider can be used; with a model by a call of it, which costs a few tokens.
+    pub async fn check_provider(&self, provider_id: &str, model_id: &str) -> Result<(), ErrorDetail> {
         let provider = self.services.models.provider(provider_id)?;
-        let call = tokio::time::timeout(std::time::Duration::from_secs(30), provider.check()).await;
-        call.map_err(|_| provider_timeout(provider_id))?.map_err(|e| e.to_detail(provider_id))
+        let check = async {
+            provider.check().await?;
+            if model_id.is_empty() {
+                return Ok(());
+            }
+            let source = &self.services.source;
+            let item = Item {
+                item_id: source.item_id(),
+                turn_id: None,
+                message_id: source.message_id(),
+                body: ItemBody::UserMessage(UserMessage {
+                    parts: vec![Part::text("Answer with the word OK.")],
+                    steered: false,
+                }),
+                state: ItemState::Completed,
+                incomplete: false,
+                visibility: Visibility::default(),
+                origin: Origin::Client,
+                create_time: source.now(),
+                client_create_time: None,
+                complete_time: None,
+                redacted: false,
+                model_id: None,
+                provider_state_json: None,
+            };
+            let request = ModelRequest {
+                model_id: model_id.to_owned(),
+                system: String::new(),
+                items: vec![Arc::new(item)],
+                tools: Vec::new(),
+                temperature_millis: None,
+                // Room for models that think before they speak.
+                max_output_tokens: Some(1024),
+                extra_params_json: None,
+            };
+            let mut stream = provider.stream(request);
+            while let Some(event) = stream.next().await {
+                event?;
+            }
+            Ok(())
+        };
+        let call = tokio::time::timeout(std::time::Duration::from_secs(30), check).await;
+        call.map_err(|_| provider_timeout(provider_id))?
+            .map_err(|e: gander_model::ModelError| e.to_detail(provider_id))
     }
 
     pub(super) fn check_model_policy(&self, model: &ModelSelection) -> Result<(), ErrorDetail> {
@@ -61,28 +111,23 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn options_of(&self, session: &Session) -> Vec<SessionOption> {
+    /// Settings of the session; an agent's own (as it last said) in place of the model where there is one.
+    pub(super) async fn options_of(&self, session: &Session) -> Vec<SessionOption> {
         let mode = session.mode.unwrap_or_else(|| self.services.configured_mode());
-        let choice = |mode: Mode, name: &str, description: &str| OptionChoice {
-            value: mode.as_str().to_owned(),
-            name: name.to_owned(),
-            description: description.to_owned(),
-        };
-        let mut options = vec![SessionOption {
-            option_id: "mode".to_owned(),
-            name: "Mode".to_owned(),
-            description: "When tools may run without a question".to_owned(),
-            category: "mode".to_owned(),
-            kind: "select".to_owned(),
-            value: mode.as_str().to_owned(),
-            choices: vec![
-                choice(Mode::Auto, "Auto", "Every tool runs without a question"),
-                choice(Mode::SmartApprove, "Smart approve", "Read-only tools run, the others ask"),
-                choice(Mode::Approve, "Approve", "Every tool asks first"),
-                choice(Mode::Chat, "Chat", "No tools"),
-            ],
-        }];
-        if let Ok(resolved) = self.services.models.resolve(session.model.as_ref(), session.demo_allowed) {
+        let resolved = self.services.resolve_model(session.model.as_ref(), session.demo_allowed).await;
+        if resolved.as_ref().is_ok_and(|model| model.provider.agent().is_some()) {
+            // Only of a session that is loaded: to look at one must not load it.
+            let mut told = Vec::new();
+            if let Some(handle) = self.loaded(&session.session_id).await
+                && let Ok(Ok(read)) = handle.edit(|core| Ok(core.state.options.clone())).await
+            {
+                told = read.value;
+            }
+            told.retain(|option| option.option_id.starts_with(OPTION_PREFIX));
+            return std::iter::once(mode_option(mode)).chain(told).collect();
+        }
+        let mut options = vec![mode_option(mode)];
+        if let Ok(resolved) = resolved {
             let info = resolved.provider.info();
             let current = resolved.selection.model_id.clone();
             let mut choices: Vec<_> = info
@@ -126,7 +171,10 @@ impl Engine {
         value: &str,
     ) -> Result<Recorded<Vec<SessionOption>>, ErrorDetail> {
         let session = self.session(session_id).await?;
-        let options = self.options_of(&session);
+        if let Some(agents_id) = option_id.strip_prefix(OPTION_PREFIX) {
+            return self.set_agents_option(context, &session, agents_id, value).await;
+        }
+        let options = self.options_of(&session).await;
         let Some(option) = options.iter().find(|o| o.option_id == option_id) else {
             let known: Vec<_> = options.iter().map(|o| o.option_id.as_str()).collect();
             return Err(ErrorDetail::invalid("option_id", format!("must be one of {}", known.join(", "))));
@@ -139,16 +187,64 @@ impl Engine {
             })?;
             patch.mode = Some(Some(mode));
         } else {
-            let resolved = self.services.models.resolve(session.model.as_ref(), session.demo_allowed)?;
+            let resolved = self.services.resolve_model(session.model.as_ref(), session.demo_allowed).await?;
             let selection = ModelSelection { model_id: value.to_owned(), ..resolved.selection };
             patch.model = Some(Some(selection));
         }
         let done = self.update_session(context, session_id, patch).await?;
-        Ok(Recorded { value: self.options_of(&done.value), sequence: done.sequence })
+        Ok(Recorded { value: self.options_of(&done.value).await, sequence: done.sequence })
+    }
+
+    /// Sets one of the agent's settings: at once where it runs, else when it is started next.
+    async fn set_agents_option(
+        &self,
+        context: &RequestContext,
+        session: &Session,
+        option_id: &str,
+        value: &str,
+    ) -> Result<Recorded<Vec<SessionOption>>, ErrorDetail> {
+        let model = self.services.resolve_model(session.model.as_ref(), session.demo_allowed).await?;
+        let provider_id = &model.selection.provider_id;
+        let session_id = &session.session_id;
+        let (id, wanted) = (option_id.to_owned(), value.to_owned());
+        self.edit(session_id, move |core| core.check_agent_option(&id, &wanted)).await?;
+        let options = set_agent_option(&self.services, session_id, provider_id, option_id, value).await?;
+        let (by, id, value) = (context.actor.clone(), option_id.to_owned(), value.to_owned());
+        let done = self
+            .edit(session_id, move |core| {
+                core.act_as(by);
+                core.show_agent_options(options, &id, &value);
+                Ok(())
+            })
+            .await?;
+        Ok(Recorded { value: self.options_of(session).await, sequence: done.sequence })
     }
 }
 
-fn provider_not_found(provider_id: &str) -> ErrorDetail {
+/// gander's own mode as a setting.
+pub(crate) fn mode_option(mode: Mode) -> SessionOption {
+    let choice = |mode: Mode, name: &str, description: &str| OptionChoice {
+        value: mode.as_str().to_owned(),
+        name: name.to_owned(),
+        description: description.to_owned(),
+    };
+    SessionOption {
+        option_id: "mode".to_owned(),
+        name: "Mode".to_owned(),
+        description: "When tools may run without a question".to_owned(),
+        category: "mode".to_owned(),
+        kind: "select".to_owned(),
+        value: mode.as_str().to_owned(),
+        choices: vec![
+            choice(Mode::Auto, "Auto", "Every tool runs without a question"),
+            choice(Mode::SmartApprove, "Smart approve", "Read-only tools run, the others ask"),
+            choice(Mode::Approve, "Approve", "Every tool asks first"),
+            choice(Mode::Chat, "Chat", "No tools"),
+        ],
+    }
+}
+
+pub(super) fn provider_not_found(provider_id: &str) -> ErrorDetail {
     ErrorDetail::new(
         ErrorReason::ProviderNotFound,
         format!("provider {provider_id:?} is not known; `gander provider list` shows those that are"),

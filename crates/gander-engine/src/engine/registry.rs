@@ -12,7 +12,7 @@ use super::Engine;
 use crate::{
     feed::Feed,
     services::{Change, store_error},
-    session::{Committed, Core, SessionHandle, SpawnSession, gone, spawn},
+    session::{Committed, Core, RuleEdits, SessionHandle, SpawnSession, gone, spawn},
 };
 
 /// Readers use the actor, a writer loads or unloads it: so nobody sends to an actor that is about to end.
@@ -91,7 +91,9 @@ impl Engine {
         let epoch = store.open_session(session_id).await.map_err(|e| store_error(&e))?;
         let state = self.fold(session_id).await?;
         let feed = self.feed(session_id).await?;
-        let start = SpawnSession { services: self.services.clone(), state, feed, epoch, recover: true };
+        let rule_edits = self.services.rule_edits(session_id).await?;
+        let services = self.services.clone();
+        let start = SpawnSession { services, state, feed, epoch, recover: true, rule_edits };
         let handle = spawn(start);
         // The actor closes what a stopped daemon left open before it answers anything.
         match handle.edit(|_| Ok(())).await {
@@ -107,7 +109,8 @@ impl Engine {
         self.services.announce(Change::Session(session_id.clone()));
         let feed = Feed::new(session_id.clone(), state.last_sequence());
         self.feeds.lock().unwrap_or_else(PoisonError::into_inner).insert(session_id, Arc::downgrade(&feed));
-        spawn(SpawnSession { services: self.services.clone(), state, feed, epoch, recover: false })
+        let (services, rule_edits) = (self.services.clone(), RuleEdits::new());
+        spawn(SpawnSession { services, state, feed, epoch, recover: false, rule_edits })
     }
 
     /// Folds a session's log without loading it.

@@ -7,8 +7,8 @@ use gander_domain::{
     extension::{ExtensionState, ExtensionStatus, extension_key},
 };
 use gander_mcp::{
-    CompletionResult, CompletionTarget, PromptInfo, PromptResult, ResourceInfo, ResourceTemplateInfo,
-    SessionExtensions,
+    CompletionResult, CompletionTarget, LogFollow, PromptInfo, PromptResult, ResourceInfo,
+    ResourceTemplateInfo, SessionExtensions,
 };
 
 use super::{Engine, Recorded, extensions::WAIT_FOR_TOOLS};
@@ -122,6 +122,18 @@ impl Engine {
         let extensions = self.extensions(session_id).await?;
         extensions
             .stderr(&extension_key(extension_name))
+            .ok_or_else(|| super::extensions::extension_not_found(extension_name))
+    }
+
+    /// The same, and what follows until the extension or the engine ends.
+    pub async fn follow_extension_log(
+        &self,
+        session_id: &SessionId,
+        extension_name: &str,
+    ) -> Result<(String, LogFollow), ErrorDetail> {
+        let extensions = self.extensions(session_id).await?;
+        extensions
+            .follow_stderr(&extension_key(extension_name))
             .ok_or_else(|| super::extensions::extension_not_found(extension_name))
     }
 

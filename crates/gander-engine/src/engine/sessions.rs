@@ -21,7 +21,7 @@ use gander_store::{Commit, ListQuery, SearchHit, SearchQuery, SessionStats};
 use super::{
     Engine, Recorded, RequestContext,
     extensions::{StoredSelection, check_config},
-    idempotency::{Keyed, Receipt},
+    idempotency::{Keyed, Receipt, Recorder},
 };
 use crate::{
     services::{Change, store_error},
@@ -50,7 +50,10 @@ pub struct NewSession {
     pub model: Option<ModelSelection>,
     pub mode: Option<Mode>,
     pub extensions: ExtensionSelection,
+    /// As it was, for imports.
     pub recipe: Option<SessionRecipe>,
+    /// A recipe to make the session from. What the request itself says wins, but for the recipe's extensions.
+    pub recipe_request: Option<crate::recipes::RecipeRequest>,
     pub labels: BTreeMap<String, String>,
     /// The client's environment for shells and stdio servers; kept beside the log, never in it.
     pub client_environment: BTreeMap<String, String>,
@@ -58,6 +61,7 @@ pub struct NewSession {
     pub instructions: Vec<Instruction>,
     pub container: Option<String>,
     pub parent: Option<ParentCall>,
+    pub schedule_id: Option<String>,
 }
 
 /// Changes of a session; `None` leaves a field as it is, `Some(None)` clears it.
@@ -110,17 +114,33 @@ impl Engine {
             Keyed::Replay(receipt) => return self.replayed_session(&receipt).await,
             Keyed::Fresh(recorder) => recorder,
         };
+        let receipt = |session_id: &SessionId| Receipt { sequence: 1, id: session_id.to_string() };
+        self.make_session(context, new, &recorder, receipt).await
+    }
+
+    /// Creates a session and records the key of what it is made for, in one commit.
+    pub(super) async fn make_session(
+        &self,
+        context: &RequestContext,
+        mut new: NewSession,
+        recorder: &Recorder,
+        receipt: impl FnOnce(&SessionId) -> Receipt + Send,
+    ) -> Result<Recorded<Session>, ErrorDetail> {
         self.refuse_when_draining()?;
+        self.apply_recipe(&mut new).await?;
         for config in new.extensions.exactly.iter().flatten().chain(&new.extensions.add) {
             check_config(config)?;
         }
         let selection = StoredSelection::of(&new.extensions);
         let environment = new.client_environment.clone();
         let session = self.new_session(new)?;
+        let origin = match (&session.kind, &session.parent) {
+            (SessionKind::Subagent, Some(parent)) => SessionOrigin::Delegated(parent.clone()),
+            _ => SessionOrigin::New,
+        };
         let session_id = session.session_id.clone();
-        let receipt = Receipt { sequence: 1, id: session_id.to_string() };
-        let record = recorder.record(Some(&session_id), &receipt, session.create_time);
-        let (state, commit) = self.first_commit(context, session, SessionOrigin::New, record)?;
+        let record = recorder.record(Some(&session_id), &receipt(&session_id), session.create_time);
+        let (state, commit) = self.first_commit(context, session, origin, record)?;
         let session = state.session.clone();
         let slot = self.slot(&session_id);
         // Held until the actor is there: nobody may load a second one in between.
@@ -193,7 +213,7 @@ impl Engine {
             recipe: new.recipe,
             labels: new.labels,
             container: new.container,
-            schedule_id: None,
+            schedule_id: new.schedule_id,
             parent: new.parent,
             extension_state: BTreeMap::new(),
             usage: SessionUsage::default(),
@@ -275,7 +295,7 @@ impl Engine {
         &self,
         context: &RequestContext,
         session_id: &SessionId,
-        patch: SessionPatch,
+        mut patch: SessionPatch,
     ) -> Result<Recorded<Session>, ErrorDetail> {
         let recorder = match self.keyed(context).await? {
             Keyed::Replay(receipt) => return self.replayed_session(&receipt).await,
@@ -291,7 +311,10 @@ impl Engine {
         if let Some(Some(model)) = &patch.model {
             self.check_model_policy(model)?;
         }
+        let recipe = self.recipe_again(session_id, &mut patch).await?;
+        let selection = recipe.as_ref().and_then(|given| given.extensions.clone());
         let (actor, id) = (context.actor.clone(), session_id.clone());
+        let sets_options = patch.mode.is_some() || patch.model.is_some();
         let edit = self.edit(session_id, move |core| {
             let mut session = core.state.session.clone();
             if let Some(expected) = patch.if_sequence
@@ -326,14 +349,25 @@ impl Engine {
             set(directories, additional_directories, |d| note("additional_directories", d));
             set(&mut session.model, patch.model, |d| note("model", d));
             set(&mut session.mode, patch.mode, |d| note("mode", d));
+            let pieces = session.instructions.clone();
             set(&mut session.instructions, patch.instructions, |d| note("instructions", d));
+            crate::recipes::keep_pieces(&pieces, &mut session.instructions);
+            if let Some(given) = &recipe {
+                given.place(&mut session.instructions);
+            }
             set(&mut session.labels, patch.labels, |d| note("labels", d));
+            if session.active_turn_id.is_some()
+                && patch.container.as_ref().is_some_and(|container| *container != session.container)
+            {
+                return Err(busy("the container cannot be changed"));
+            }
             set(&mut session.container, patch.container, |d| note("container", d));
             set(&mut session.recipe, patch.recipe, |d| note("recipe", d));
             set(&mut session.extension_state, patch.extension_state, |d| note("extension_state_json", d));
             core.act_as(actor);
-            let cwd_changed =
-                changed.iter().any(|f| f.ends_with("_directory") || f.ends_with("_directories"));
+            let place_changed = changed
+                .iter()
+                .any(|f| f.ends_with("_directory") || f.ends_with("_directories") || f == "container");
             if !changed.is_empty() {
                 let payload = Payload::SessionUpdated {
                     session: Box::new(session),
@@ -342,8 +376,8 @@ impl Engine {
                 };
                 core.emit(None, payload);
             }
-            if cwd_changed {
-                // Extensions know their directories from their start; the next turn starts them anew.
+            if place_changed {
+                // Extensions know their directories and container from their start; the next turn starts them anew.
                 core.drop_extensions();
             }
             let receipt = Receipt { sequence: core.state.last_sequence(), id: id.to_string() };
@@ -352,7 +386,15 @@ impl Engine {
             Ok(core.state.session.clone())
         });
         let done = edit.await?;
-        Ok(Recorded { value: done.value, sequence: done.sequence })
+        if let Some(selection) = selection {
+            self.replace_selection(session_id, &selection).await?;
+        }
+        let mut sequence = done.sequence;
+        if sets_options && let Some(announced) = self.announce_options_of(&done.value).await {
+            // Who waits for this sequence has seen the options, too.
+            sequence = announced;
+        }
+        Ok(Recorded { value: done.value, sequence })
     }
 
     /// Loads a session with its extensions and says up to which sequence the answer holds.
@@ -446,7 +488,7 @@ impl Engine {
     /// Settings that a client can show and change.
     pub async fn session_options(&self, session_id: &SessionId) -> Result<Vec<SessionOption>, ErrorDetail> {
         let session = self.session(session_id).await?;
-        Ok(self.options_of(&session))
+        Ok(self.options_of(&session).await)
     }
 
     pub(super) fn refuse_when_draining(&self) -> Result<(), ErrorDetail> {

@@ -6,15 +6,17 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use gander_domain::{
-    ContentId, ErrorDetail, ErrorReason, Event, Item, Sequence, Session, SessionId, SessionState,
-    content::Blob, session::SessionOrigin,
+    ContentId, ErrorDetail, ErrorReason, Event, Item, Sequence, Session, SessionId, SessionState, Timestamp,
+    content::Blob,
+    session::{SessionOrigin, TitleSource},
+    usage::SessionUsage,
 };
 use gander_store::NewContent;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Engine, NewSession, Recorded, RequestContext,
-    history::content_ids,
+    history::{content_ids, placed, where_it_stands},
     idempotency::{Keyed, Receipt},
 };
 use crate::{content::sha256_hex, services::store_error};
@@ -36,7 +38,37 @@ pub enum ImportSource {
     /// The bytes of an export.
     Export(Vec<u8>),
     /// A document in another format, already converted.
-    Document { format: String, original_id: Option<String>, session: Box<NewSession>, items: Vec<Item> },
+    Document {
+        format: String,
+        original_id: Option<String>,
+        session: Box<NewSession>,
+        history: Box<ImportedHistory>,
+        items: Vec<Item>,
+    },
+}
+
+/// What a converted session has behind it.
+#[derive(Debug, Clone, Default)]
+pub struct ImportedHistory {
+    /// When it was begun, and when something last happened in it. `None`, or a time to come: now.
+    pub create_time: Option<Timestamp>,
+    pub update_time: Option<Timestamp>,
+    pub title_source: TitleSource,
+    pub usage: SessionUsage,
+    /// State of extensions, key → JSON text.
+    pub extension_state: BTreeMap<String, String>,
+}
+
+impl ImportedHistory {
+    fn apply(self, session: &mut Session) {
+        let now = session.create_time;
+        session.update_time = self.update_time.map_or(now, |time| time.min(now));
+        session.create_time =
+            self.create_time.map_or(session.update_time, |time| time.min(session.update_time));
+        session.title_source = self.title_source;
+        session.usage = self.usage;
+        session.extension_state = self.extension_state;
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -116,6 +148,7 @@ impl Engine {
         };
         self.refuse_when_draining()?;
         let directory = request.working_directory.filter(|d| !d.is_empty());
+        let mut history = None;
         let (mut new, items, contents, format, original_id) = match request.source {
             ImportSource::Export(bytes) => {
                 let imported = parse_export(&bytes)?;
@@ -123,8 +156,8 @@ impl Engine {
                     working_directory: imported.session.working_directory.clone(),
                     ..settings_of(imported.session.clone())
                 };
-                let items: Vec<Arc<Item>> =
-                    imported.items.iter().filter(|e| !e.rewound).map(|e| e.item.clone()).collect();
+                let copied: Vec<_> = imported.items.iter().filter(|e| !e.rewound).collect();
+                let items: Vec<Arc<Item>> = copied.iter().map(|e| placed(&e.item, &copied)).collect();
                 (
                     new,
                     items,
@@ -133,8 +166,10 @@ impl Engine {
                     Some(imported.session.session_id.to_string()),
                 )
             }
-            ImportSource::Document { format, original_id, session, items } => {
-                (*session, items.into_iter().map(Arc::new).collect(), Vec::new(), format, original_id)
+            ImportSource::Document { format, original_id, session, history: behind, items } => {
+                history = Some(behind);
+                let items = items.into_iter().map(|item| Arc::new(where_it_stands(item))).collect();
+                (*session, items, Vec::new(), format, original_id)
             }
         };
         if let Some(directory) = directory {
@@ -154,10 +189,13 @@ impl Engine {
             })?),
             _ => None,
         };
-        let session = self.new_session(new)?;
+        let mut session = self.new_session(new)?;
         let session_id = session.session_id.clone();
         let receipt = Receipt { sequence: 1, id: session_id.to_string() };
         let record = recorder.record(Some(&session_id), &receipt, session.create_time);
+        if let Some(history) = history {
+            history.apply(&mut session);
+        }
         let origin = SessionOrigin::Imported { format, original_id };
         let (session, _) = self.create_with_items(context, session, origin, items, record, contents).await?;
         Ok(Recorded { value: session, sequence: 1 })
@@ -175,12 +213,14 @@ fn settings_of(session: Session) -> NewSession {
         mode: session.mode,
         extensions: super::ExtensionSelection::default(),
         recipe: session.recipe,
+        recipe_request: None,
         labels: session.labels,
         client_environment: BTreeMap::new(),
         demo_allowed: session.demo_allowed,
         instructions: session.instructions,
         container: None,
         parent: None,
+        schedule_id: None,
     }
 }
 

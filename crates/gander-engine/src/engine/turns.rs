@@ -13,14 +13,16 @@ use super::{
     idempotency::{Keyed, Receipt},
 };
 use crate::{
+    commands,
     content::offload_parts,
     services::store_error,
     session::{SteerRequest, TurnStart, turn_not_found},
     source::Mint,
+    turn::TurnWork,
 };
 
 /// How long a turn waits for starting extensions where the request says nothing.
-const WAIT_FOR_EXTENSIONS: Duration = Duration::from_secs(10);
+pub(super) const WAIT_FOR_EXTENSIONS: Duration = Duration::from_secs(10);
 
 /// A validated request for a turn.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +39,8 @@ pub struct StartTurn {
     pub mode: Option<Mode>,
     pub model: Option<ModelSelection>,
     pub wait_for_extensions: Option<Duration>,
+    /// JSON Schema that the final answer must match; it is then one text part with JSON.
+    pub response_schema_json: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -73,7 +77,7 @@ impl Engine {
         &self,
         context: &RequestContext,
         session_id: &SessionId,
-        request: StartTurn,
+        mut request: StartTurn,
     ) -> Result<StartedTurn, ErrorDetail> {
         self.refuse_when_draining()?;
         let turn_id = request.turn_id.clone().unwrap_or_else(|| self.services.source.turn_id());
@@ -86,8 +90,20 @@ impl Engine {
         if let Some(model) = &request.model {
             self.check_model_policy(model)?;
         }
-        let model = self.services.models.resolve(wanted, session.demo_allowed)?;
-        let plan = self.extension_plan_if_inactive(session_id).await?;
+        let mut model = self.services.resolve_model(wanted, session.demo_allowed).await?;
+        crate::recipes::apply_to_turn(&session, &mut model.selection, &mut request)?;
+        let agent = model.provider.agent().is_some();
+        let plan = if agent {
+            Some(self.extension_plan(session_id).await?)
+        } else {
+            self.extension_plan_if_inactive(session_id).await?
+        };
+        let work = match commands::work(&request.input, &self.services.recipe_commands()) {
+            // An agent keeps its context itself, and has a command for it. A cleared conversation is one that the agent
+            // must forget: it gets a new session then.
+            TurnWork::Compact { .. } if agent => TurnWork::Model,
+            work => work,
+        };
         let (input, contents) = offload_parts(request.input)?;
         let start = TurnStart {
             turn_id: turn_id.clone(),
@@ -102,6 +118,8 @@ impl Engine {
             model,
             wait_for_extensions: request.wait_for_extensions.unwrap_or(WAIT_FOR_EXTENSIONS),
             extensions: plan,
+            work,
+            response_schema_json: request.response_schema_json,
             actor: context.actor.clone(),
         };
         let done = self

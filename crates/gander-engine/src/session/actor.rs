@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use gander_domain::{ErrorDetail, ErrorReason, Payload, SessionState};
+use gander_domain::{ErrorDetail, ErrorReason, Payload, SessionState, extension::ExtensionState};
 use gander_mcp::HostEvent;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{Instrument, debug, error};
@@ -13,6 +13,7 @@ use tracing::{Instrument, debug, error};
 use super::{
     core::Core,
     handle::{Command, Completion, Liveness, SessionHandle, Shared},
+    rules::RuleEdits,
 };
 use crate::{
     feed::{Feed, FeedClosed},
@@ -32,6 +33,8 @@ pub(crate) struct SpawnSession {
     pub epoch: i64,
     /// Whether the log may hold turns that a stopped daemon left open.
     pub recover: bool,
+    /// Permission rules that were set for the session.
+    pub rule_edits: RuleEdits,
 }
 
 /// Starts the actor. It has closed what a stopped daemon left open before it takes its first command.
@@ -42,6 +45,7 @@ pub(crate) fn spawn(start: SpawnSession) -> SessionHandle {
     let span = tracing::info_span!("session", session_id = %handle.session_id());
     let tasks = start.services.tasks.clone();
     let mut core = Core::new(start.services, start.state, handle.clone(), start.epoch);
+    core.set_rule_edits(start.rule_edits);
     if start.recover {
         core.recover();
     }
@@ -168,6 +172,7 @@ impl Actor {
     fn fail(mut self) {
         self.core.stop_turn();
         self.core.drop_extensions();
+        self.core.services.agents.abandon(self.core.session_id());
         self.core.me.shared.feed.close(FeedClosed::StoreLost);
         self.core.services.sessions_lost.notify_one();
         self.inbox.close();
@@ -181,8 +186,13 @@ impl Actor {
     async fn close(&mut self) {
         debug!("session unloaded");
         self.core.stop_turn();
-        if let Some(extensions) = self.core.take_extensions() {
-            extensions.shutdown(self.core.services.options.extension_stop_timeout).await;
+        let deadline = self.core.services.options.extension_stop_timeout;
+        let extensions = self.core.take_extensions();
+        let agent = self.core.services.agents.close(self.core.session_id());
+        let agent = tokio::time::timeout(deadline, agent);
+        match extensions {
+            Some(extensions) => drop(tokio::join!(extensions.shutdown(deadline), agent)),
+            None => drop(agent.await),
         }
     }
 }
@@ -197,22 +207,34 @@ async fn sleep_until(deadline: Option<Instant>) {
 impl Core {
     fn publish_summary(&self, summary: Arc<gander_domain::Session>) {
         *self.me.shared.summary.lock().unwrap_or_else(PoisonError::into_inner) = summary;
-        let rules = &mut *self.me.shared.rules.lock().unwrap_or_else(PoisonError::into_inner);
-        if **rules != *self.state.rules {
-            *rules = self.state.rules.clone().into();
-        }
+        self.publish_rules();
         self.services.announce(Change::Session(self.session_id().clone()));
         self.services.index_interactions(self.session_id(), &self.state);
     }
 }
 
 /// Carries state changes and notifications of extensions into the log.
-pub(super) async fn pump_extension_events(mut inbox: mpsc::Receiver<HostEvent>, session: SessionHandle) {
+pub(super) async fn pump_extension_events(
+    mut inbox: mpsc::Receiver<HostEvent>,
+    session: SessionHandle,
+    services: Arc<Services>,
+) {
     while let Some(event) = inbox.recv().await {
+        let other_prompts = match &event {
+            HostEvent::StateChanged(change) => change.to == ExtensionState::Ready,
+            HostEvent::ListChanged(change) => change.list == "prompts",
+            _ => false,
+        };
+        let secrets = services.secret_filter();
         let payload = match event {
-            HostEvent::StateChanged(change) => Payload::ExtensionStateChanged(change),
+            HostEvent::StateChanged(mut change) => {
+                secrets.clean(&mut change.cause);
+                secrets.clean(&mut change.stderr_tail);
+                Payload::ExtensionStateChanged(change)
+            }
             HostEvent::ListChanged(change) => Payload::ListChanged(change),
-            HostEvent::Notification { extension_name, level, logger, data_json } => {
+            HostEvent::Notification { extension_name, level, logger, mut data_json } => {
+                secrets.clean_json(&mut data_json);
                 Payload::ExtensionNotification { extension_name, level, logger, data_json }
             }
             HostEvent::ResourceUpdated { extension_name, uri } => {
@@ -222,7 +244,28 @@ pub(super) async fn pump_extension_events(mut inbox: mpsc::Receiver<HostEvent>, 
         if session.emit(None, vec![payload], Vec::new()).await.is_err() {
             return;
         }
+        if other_prompts {
+            // Servers are asked: that must not hold up their events.
+            services.tasks.spawn(refresh_commands(session.clone(), services.clone()));
+        }
     }
+}
+
+/// Logs the session's commands where extensions add to them and they have changed.
+async fn refresh_commands(session: SessionHandle, services: Arc<Services>) {
+    let Some(extensions) = session.extensions() else { return };
+    let prompts = crate::turn::ready_prompts(&extensions).await;
+    let mut commands = crate::commands::all(&services.recipe_commands(), &prompts);
+    let posted = session.post(move |core| {
+        // What every session has is no news.
+        let news = !prompts.is_empty() || !core.state.commands.is_empty();
+        commands.extend(core.state.commands.iter().filter(|c| c.kind == "backend").cloned());
+        if news && core.state.commands != commands {
+            core.emit(None, Payload::CommandsChanged { commands });
+        }
+    });
+    // A session that has gone needs no commands.
+    let _ = posted.await;
 }
 
 /// The error of a request that met a session actor which had just ended, twice.

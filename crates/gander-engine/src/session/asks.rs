@@ -7,6 +7,7 @@ use futures::{StreamExt as _, future::BoxFuture};
 use gander_domain::{
     ErrorDetail, ErrorReason, Interaction, InteractionId, Item, ItemBody, Part, Payload, Usage,
     extension::{ExtensionOrigin, SamplingPolicy, extension_key},
+    host::{HostCallKind, HostCallOutcome},
     interaction::{
         Answer, DecisionKind, FormAction, InteractionKind, InteractionOutcome, InteractionState, Resolution,
         SamplingMessage, UrlPurpose,
@@ -31,6 +32,9 @@ const OAUTH_EXPIRY: Duration = Duration::from_secs(600);
 const ENABLE_DEADLINE: Duration = Duration::from_secs(60);
 /// Longest model call for a server.
 const SAMPLING_DEADLINE: Duration = Duration::from_secs(120);
+/// How long an attached program may take for a file, and for a command.
+const HOST_FILE: Duration = Duration::from_secs(10);
+const HOST_TERMINAL: Duration = Duration::from_secs(3600);
 /// Tokens that all sampling of one session may use.
 const SAMPLING_BUDGET: u64 = 200_000;
 
@@ -86,7 +90,7 @@ impl SessionAsks {
             self.session.edit(|core| Ok((core.state.session.model.clone(), core.state.session.demo_allowed)));
         let gone = |_| super::actor::gone();
         let (wanted, demo_allowed) = read.await.map_err(gone)??.value;
-        let model = self.services.models.resolve(wanted.as_ref(), demo_allowed)?;
+        let model = self.services.resolve_model(wanted.as_ref(), demo_allowed).await?;
         let provider_id = model.selection.provider_id.clone();
         let call = ModelRequest {
             model_id: model.selection.model_id.clone(),
@@ -385,6 +389,12 @@ impl SessionClient for SessionAsks {
     fn set_extension(&self, name: &str, active: bool) -> BoxFuture<'_, Result<(), ErrorDetail>> {
         let name = name.to_owned();
         Box::pin(async move { if active { self.enable(&name).await } else { self.disable(&name).await } })
+    }
+
+    fn host_call(&self, work: HostCallKind) -> BoxFuture<'_, Option<Result<HostCallOutcome, ErrorDetail>>> {
+        let terminal = matches!(work, HostCallKind::TerminalRun { .. });
+        let deadline = if terminal { HOST_TERMINAL } else { HOST_FILE };
+        Box::pin(super::host::ask_able_host(&self.session, work, deadline))
     }
 
     fn extensions(&self) -> Option<Arc<SessionExtensions>> {

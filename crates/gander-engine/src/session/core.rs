@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use super::{
     handle::SessionHandle,
     host::{HostSlot, OpenHostCall},
+    rules::RuleEdits,
     turns::{QueuedTurn, RunningTurn},
 };
 use crate::services::Services;
@@ -44,6 +45,8 @@ pub(crate) struct PlannedExtension {
     pub secrets: std::collections::BTreeMap<String, String>,
     /// Why it cannot be started (a secret is missing, the policy forbids it).
     pub refused: Option<ErrorDetail>,
+    /// Variables of its configuration that no extension may set; they are not in `config` any more.
+    pub left_out: Vec<String>,
 }
 
 /// Everything that a session's extensions need to start.
@@ -72,6 +75,10 @@ pub(crate) struct Core {
     pub(super) host_calls: HashMap<HostCallId, OpenHostCall>,
     /// When deltas up to a sequence may be dropped.
     pub(super) drop_deltas: Option<(Instant, Sequence)>,
+    /// Rules that were set, see [`super::rules`].
+    pub(super) rule_edits: RuleEdits,
+    /// A title is being looked for.
+    pub(super) naming: bool,
 }
 
 impl Core {
@@ -94,6 +101,8 @@ impl Core {
             host: None,
             host_calls: HashMap::new(),
             drop_deltas: None,
+            rule_edits: RuleEdits::new(),
+            naming: false,
         }
     }
 
@@ -186,7 +195,8 @@ impl Core {
         let (events, inbox) = tokio::sync::mpsc::channel(256);
         let client = super::asks::SessionAsks::new(self.services.clone(), self.me.clone(), &plan.context);
         let extensions = self.services.mcp.open_session(plan.context, Arc::new(client), events);
-        self.services.tasks.spawn(super::actor::pump_extension_events(inbox, self.me.clone()));
+        let pump = super::actor::pump_extension_events(inbox, self.me.clone(), self.services.clone());
+        self.services.tasks.spawn(pump);
         self.extensions = Some(extensions.clone());
         self.show_extensions();
         for planned in plan.extensions {
@@ -218,6 +228,7 @@ impl Core {
         let kind = planned.config.transport.kind().to_owned();
         let name = planned.config.name.clone();
         let (origin, hash) = (planned.origin, gander_mcp::config_hash(&planned.config));
+        let left_out = planned.left_out;
         let result = match planned.refused {
             Some(error) => Err(error),
             None => extensions.add(planned.config, planned.origin, planned.secrets),
@@ -234,6 +245,17 @@ impl Core {
         };
         if self.state.extensions.get(&key).is_none_or(|known| known.summary != summary) {
             self.emit(None, Payload::ExtensionAdded { extension: summary });
+        }
+        if !left_out.is_empty() {
+            let message = format!("{} may not be set for an extension and was left out", left_out.join(", "));
+            let data = serde_json::json!({ "kind": "env_left_out", "keys": left_out, "message": message });
+            let notification = Payload::ExtensionNotification {
+                extension_name: key.clone(),
+                level: "warning".to_owned(),
+                logger: "gander".to_owned(),
+                data_json: data.to_string(),
+            };
+            self.emit(None, notification);
         }
         let error = result.err()?;
         self.emit(

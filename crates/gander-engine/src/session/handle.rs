@@ -167,6 +167,15 @@ impl SessionHandle {
         answer.await.map_err(|_| Gone)
     }
 
+    /// Runs `edit` in the actor, without waiting for it or for its commit.
+    pub(crate) async fn post(&self, edit: impl FnOnce(&mut Core) + Send + 'static) -> Result<(), Gone> {
+        let edit: Edit = Box::new(move |core| {
+            edit(core);
+            Box::new(|_| {})
+        });
+        self.mailbox.send(Command::Edit(edit)).await.map_err(|_| Gone)
+    }
+
     /// Appends events of a running turn, without waiting for the commit.
     pub(crate) async fn emit(
         &self,

@@ -22,6 +22,7 @@ pub(super) struct HostSlot {
     registration: u64,
     pub(super) capabilities: HostCapabilities,
     calls: mpsc::Sender<HostCall>,
+    withdrawn: mpsc::Sender<HostCallId>,
 }
 
 /// A call that the host has not answered yet. Dropping it tells the caller that nobody will.
@@ -34,6 +35,8 @@ pub(super) struct OpenHostCall {
 /// An attached host's end: its calls, and the registration that ends with it.
 pub struct HostAttachment {
     pub calls: mpsc::Receiver<HostCall>,
+    /// Calls that nobody waits for any more. Each was in `calls` before.
+    pub withdrawn: mpsc::Receiver<HostCallId>,
     pub registration: HostRegistration,
 }
 
@@ -71,11 +74,12 @@ impl Core {
             ));
         }
         let (sender, calls) = mpsc::channel(MAX_CALLS);
+        let (withdraw, withdrawn) = mpsc::channel(MAX_CALLS);
         let number = self.services.next_number();
-        self.host = Some(HostSlot { registration: number, capabilities, calls: sender });
+        self.host = Some(HostSlot { registration: number, capabilities, calls: sender, withdrawn: withdraw });
         let registration =
             HostRegistration { session: self.me.clone(), number, tasks: self.services.tasks.clone() };
-        Ok(HostAttachment { calls, registration })
+        Ok(HostAttachment { calls, withdrawn, registration })
     }
 
     fn detach_host(&mut self, number: u64) {
@@ -98,7 +102,7 @@ impl Core {
         item_id: Option<ItemId>,
         kind: HostCallKind,
         deadline: Duration,
-    ) -> Result<(HostCallId, oneshot::Receiver<HostCallOutcome>), ErrorDetail> {
+    ) -> Result<MadeCall, ErrorDetail> {
         let Some(host) = &self.host else { return Err(no_host()) };
         let calls = host.calls.clone();
         let host_call_id = self.services.source.host_call_id();
@@ -124,7 +128,18 @@ impl Core {
                 mpsc::error::TrySendError::Closed(_) => no_host(),
             });
         }
-        Ok((host_call_id, receiver))
+        let (session, tasks) = (self.me.clone(), self.services.tasks.clone());
+        Ok(MadeCall { open: Some((host_call_id, session)), tasks, receiver })
+    }
+
+    /// Gives up on a call. A host that is too slow to hear of it finds the call gone when it completes it.
+    fn withdraw_host_call(&mut self, host_call_id: &HostCallId) {
+        if self.host_calls.remove(host_call_id).is_some() {
+            self.services.forget_host_call(host_call_id);
+            if let Some(host) = &self.host {
+                let _ = host.withdrawn.try_send(host_call_id.clone());
+            }
+        }
     }
 
     /// Takes the host's answer.
@@ -148,6 +163,19 @@ impl Core {
         let open = self.host_calls.get(host_call_id).ok_or_else(|| host_call_not_found(host_call_id))?;
         if let Some(item_id) = open.item_id.clone() {
             let turn_id = open.turn_id.clone();
+            let mut progress = progress;
+            let secrets = self.services.secret_filter();
+            match &mut progress {
+                CallProgress::Output { text, .. } => {
+                    secrets.clean(text);
+                }
+                CallProgress::Progress { message, .. } => {
+                    message.iter_mut().for_each(|m| {
+                        secrets.clean(m);
+                    });
+                }
+                CallProgress::Notification { params_json, .. } => secrets.clean_json(params_json),
+            }
             self.emit(turn_id, progress_payload(item_id, progress));
         }
         Ok(())
@@ -183,7 +211,7 @@ fn no_host() -> ErrorDetail {
     )
 }
 
-/// Makes one call to the session's host and waits for its answer.
+/// Makes one call to the session's host and waits for its answer. Dropping the future withdraws the call.
 pub(crate) async fn call_host(
     session: &SessionHandle,
     item_id: Option<ItemId>,
@@ -191,23 +219,70 @@ pub(crate) async fn call_host(
     deadline: Duration,
 ) -> Result<HostCallOutcome, ErrorDetail> {
     let asked = session.edit(move |core| core.call_host(item_id, kind, deadline)).await;
-    let (id, receiver) = asked.map_err(|_| super::actor::gone())??.value;
-    let gone = || ErrorDetail::new(ErrorReason::ExtensionUnavailable, "the host detached before it answered");
-    match tokio::time::timeout(deadline, receiver).await {
-        Ok(outcome) => outcome.map_err(|_| gone()),
-        Err(_) => {
+    asked.map_err(|_| super::actor::gone())??.value.answer(deadline).await
+}
+
+/// Work on files or terminals by the session's host; `None` when none is attached that can do it.
+pub(super) async fn ask_able_host(
+    session: &SessionHandle,
+    kind: HostCallKind,
+    deadline: Duration,
+) -> Option<Result<HostCallOutcome, ErrorDetail>> {
+    let asked = session.edit(move |core| {
+        let able = core.host.as_ref().is_some_and(|h| can(&h.capabilities, &kind) && !h.calls.is_closed());
+        if able { core.call_host(None, kind, deadline).map(Some) } else { Ok(None) }
+    });
+    match asked.await {
+        Ok(Ok(asked)) => Some(asked.value?.answer(deadline).await),
+        Ok(Err(error)) => Some(Err(error)),
+        Err(_) => Some(Err(super::actor::gone())),
+    }
+}
+
+fn can(host: &HostCapabilities, kind: &HostCallKind) -> bool {
+    match kind {
+        HostCallKind::FsRead { .. } => host.fs_read,
+        HostCallKind::FsWrite { .. } => host.fs_write,
+        HostCallKind::TerminalRun { .. } => host.terminal,
+        HostCallKind::Tool { .. } => false,
+    }
+}
+
+/// A call that somebody waits for. Dropping it withdraws the call, also where nobody has received it yet.
+struct MadeCall {
+    /// `None` once there is nothing to withdraw.
+    open: Option<(HostCallId, SessionHandle)>,
+    tasks: tokio_util::task::TaskTracker,
+    receiver: oneshot::Receiver<HostCallOutcome>,
+}
+
+impl MadeCall {
+    async fn answer(mut self, deadline: Duration) -> Result<HostCallOutcome, ErrorDetail> {
+        let Ok(outcome) = tokio::time::timeout(deadline, &mut self.receiver).await else {
+            return Err(ErrorDetail::new(
+                ErrorReason::ToolTimedOut,
+                format!("the host did not answer within {} s", deadline.as_secs()),
+            ));
+        };
+        self.open = None;
+        outcome.map_err(|_| {
+            ErrorDetail::new(ErrorReason::ExtensionUnavailable, "the host detached before it answered")
+        })
+    }
+}
+
+impl Drop for MadeCall {
+    fn drop(&mut self) {
+        let Some((id, session)) = self.open.take() else { return };
+        self.tasks.spawn(async move {
+            // It fails only when the session has ended, and its host with it.
             let _ = session
                 .edit(move |core| {
-                    core.host_calls.remove(&id);
-                    core.services.forget_host_call(&id);
+                    core.withdraw_host_call(&id);
                     Ok(())
                 })
                 .await;
-            Err(ErrorDetail::new(
-                ErrorReason::ToolTimedOut,
-                format!("the host did not answer within {} s", deadline.as_secs()),
-            ))
-        }
+        });
     }
 }
 

@@ -5,6 +5,7 @@ use gander_domain::{
     interaction::{
         Answer, DecisionKind, FormAction, InteractionKind, InteractionOutcome, InteractionState, Resolution,
     },
+    item::Executor,
     permission::{PermissionRule, RememberScope, RuleDecision},
 };
 use tokio::sync::oneshot;
@@ -56,8 +57,7 @@ impl Core {
             .with("answeredBy", by));
         }
         let rule = validate_answer(&interaction, &answer)?;
-        let remembered =
-            rule.clone().filter(|r| matches!(r.scope, RememberScope::User | RememberScope::Project));
+        let remembered = rule.clone();
         self.act_as(by.clone());
         self.resolve_interaction(
             interaction.turn_id.clone(),
@@ -70,13 +70,34 @@ impl Core {
             },
         );
         if let Some(rule) = remembered {
-            self.after_commit(move |core| core.services.remember_rule(&rule));
+            self.after_commit(move |core| match rule.scope {
+                RememberScope::Once => {}
+                RememberScope::Session => core.forget_rule_edit(&rule.tool_pattern),
+                RememberScope::Project => {
+                    core.services.remember_rule(&rule, Some(&core.state.session.working_directory));
+                }
+                RememberScope::User => core.services.remember_rule(&rule, None),
+            });
         }
         self.state
             .interactions
             .get(interaction_id)
             .cloned()
             .ok_or_else(|| interaction_not_found(interaction_id))
+    }
+
+    /// Resolves a question whose asker has gone, unless it has been resolved.
+    pub(crate) fn withdraw_interaction(&mut self, interaction_id: &InteractionId) {
+        let pending = self.state.interactions.get(interaction_id);
+        let Some(pending) = pending.filter(|i| i.state == InteractionState::Pending) else { return };
+        let resolution = Resolution {
+            interaction_id: interaction_id.clone(),
+            outcome: InteractionOutcome::Withdrawn,
+            answer: None,
+            answered_by: None,
+            rule_created: None,
+        };
+        self.resolve_interaction(pending.turn_id.clone(), resolution);
     }
 
     pub(super) fn expire_interactions(&mut self) {
@@ -122,7 +143,9 @@ fn validate_answer(
                 DecisionKind::Allow => RuleDecision::AlwaysAllow,
                 DecisionKind::Deny | DecisionKind::Cancel => RuleDecision::NeverAllow,
             };
-            Ok((scope != RememberScope::Once).then(|| PermissionRule {
+            // An agent remembers its own answers, and may mean less by them than a rule for the whole tool.
+            let remembered = scope != RememberScope::Once && question.tool_call.executor != Executor::Backend;
+            Ok(remembered.then(|| PermissionRule {
                 tool_pattern: question.tool_call.name.clone(),
                 decision,
                 scope,

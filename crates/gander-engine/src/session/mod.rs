@@ -11,6 +11,8 @@ mod core;
 mod handle;
 mod host;
 mod interactions;
+mod rules;
+mod titles;
 mod turns;
 
 pub(crate) use self::core::{Committed, Core, ExtensionPlan, PlannedExtension};
@@ -19,4 +21,5 @@ pub(crate) use handle::SessionHandle;
 pub use host::{HostAttachment, HostRegistration};
 pub(crate) use host::{call_host, host_call_not_found, progress_payload};
 pub(crate) use interactions::interaction_not_found;
+pub(crate) use rules::RuleEdits;
 pub(crate) use turns::{SteerRequest, TurnStart, title_from, turn_not_found};

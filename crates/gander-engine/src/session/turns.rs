@@ -22,7 +22,7 @@ use super::core::{Core, ExtensionPlan};
 use crate::{
     models::ResolvedModel,
     source::Mint,
-    turn::{TurnTask, TurnTaskStart},
+    turn::{TurnTask, TurnTaskStart, TurnWork},
 };
 
 /// Turns waiting in one session.
@@ -43,6 +43,8 @@ pub(crate) struct TurnStart {
     pub model: ResolvedModel,
     pub wait_for_extensions: Duration,
     pub extensions: Option<ExtensionPlan>,
+    pub work: TurnWork,
+    pub response_schema_json: Option<String>,
     pub actor: Actor,
 }
 
@@ -64,13 +66,14 @@ pub(super) struct RunningTurn {
     pub(super) turn_id: TurnId,
     cancel: CancellationToken,
     task: Option<AbortHandle>,
+    model: ResolvedModel,
     /// When a cancelled turn is ended without waiting for its task any longer.
     pub(super) abort_at: Option<Instant>,
     interrupt: Option<InterruptCause>,
 }
 
 impl Core {
-    pub(super) fn is_running(&self, turn_id: Option<&TurnId>) -> bool {
+    pub(crate) fn is_running(&self, turn_id: Option<&TurnId>) -> bool {
         self.running.as_ref().map(|r| &r.turn_id) == turn_id
     }
 
@@ -100,7 +103,10 @@ impl Core {
             ));
         }
         self.act_as(start.actor.clone());
-        if let Some(plan) = start.extensions.take() {
+        // An agent starts the session's extensions itself.
+        if start.model.provider.agent().is_none()
+            && let Some(plan) = start.extensions.take()
+        {
             self.ensure_extensions(plan);
         }
         if let Some(active) = self.running.as_ref().map(|r| r.turn_id.clone()) {
@@ -151,21 +157,22 @@ impl Core {
         self.emit(Some(turn_id.clone()), Payload::TurnStarted { turn: Box::new(turn) });
         if !start.input.is_empty() {
             let contents = std::mem::take(&mut start.contents);
-            let message_id = start.message_id.take();
-            self.append_user_message(
-                &turn_id,
-                std::mem::take(&mut start.input),
-                message_id,
-                start.client_create_time,
-                false,
+            let message = NewMessage {
+                parts: std::mem::take(&mut start.input),
+                message_id: start.message_id.take(),
+                client_create_time: start.client_create_time,
+                steered: false,
+                visibility: Visibility { user: true, model: !start.work.hides_input() },
                 contents,
-            );
+            };
+            self.append_user_message(&turn_id, message);
         }
         let cancel = CancellationToken::new();
         self.running = Some(RunningTurn {
             turn_id: turn_id.clone(),
             cancel: cancel.clone(),
             task: None,
+            model: start.model.clone(),
             abort_at: None,
             interrupt: None,
         });
@@ -184,6 +191,9 @@ impl Core {
             limits: start.limits,
             extensions: self.extensions.clone(),
             wait_for_extensions: start.wait_for_extensions,
+            work: start.work,
+            response_schema_json: start.response_schema_json,
+            agent_plan: start.extensions,
         });
         let session = self.me.clone();
         let task = self.services.tasks.spawn(
@@ -203,18 +213,12 @@ impl Core {
         }
     }
 
-    fn append_user_message(
-        &mut self,
-        turn_id: &TurnId,
-        parts: Vec<Part>,
-        message_id: Option<MessageId>,
-        client_create_time: Option<Timestamp>,
-        steered: bool,
-        contents: Vec<NewContent>,
-    ) -> ItemId {
+    fn append_user_message(&mut self, turn_id: &TurnId, message: NewMessage) -> ItemId {
+        let NewMessage { parts, message_id, client_create_time, steered, visibility, contents } = message;
         let now = self.now();
         let item_id = self.services.source.item_id();
-        let first_message = self.state.items.is_empty();
+        // A command says nothing about what the session is for.
+        let first_message = visibility.model && !self.state.items.iter().any(|e| is_user_message(&e.item));
         let item = Item {
             item_id: item_id.clone(),
             turn_id: Some(turn_id.clone()),
@@ -222,7 +226,7 @@ impl Core {
             body: ItemBody::UserMessage(UserMessage { parts, steered }),
             state: ItemState::Completed,
             incomplete: false,
-            visibility: Visibility::default(),
+            visibility,
             origin: Origin::Client,
             create_time: now,
             client_create_time,
@@ -271,14 +275,16 @@ impl Core {
             .with("activeTurnId", &turn_id));
         }
         self.act_as(request.actor);
-        let item = self.append_user_message(
-            &turn_id,
-            request.input,
-            request.message_id,
-            request.client_create_time,
-            true,
-            request.contents,
-        );
+        let message = NewMessage {
+            parts: request.input,
+            message_id: request.message_id,
+            client_create_time: request.client_create_time,
+            steered: true,
+            visibility: Visibility::default(),
+            contents: request.contents,
+        };
+        let item = self.append_user_message(&turn_id, message);
+        self.after_commit(|core| core.services.agents.steered(core.session_id()));
         Ok((turn_id, item))
     }
 
@@ -341,7 +347,11 @@ impl Core {
             (Some(cause), TurnOutcome::Cancelled | TurnOutcome::Failed(_)) => TurnOutcome::Interrupted(cause),
             (_, outcome) => outcome,
         };
+        let answered = matches!(outcome, TurnOutcome::Completed(_));
         self.close_turn(turn_id, outcome);
+        if answered {
+            self.name_session(&running.model);
+        }
         let through = self.state.last_sequence();
         self.drop_deltas = Some((Instant::now() + self.services.options.delta_retention, through));
         if let Some(next) = self.queued.pop_front()
@@ -391,6 +401,21 @@ impl Core {
             Err(error) => tracing::warn!(%error, "deltas could not be dropped"),
         }
     }
+}
+
+/// A message of a person.
+struct NewMessage {
+    parts: Vec<Part>,
+    message_id: Option<MessageId>,
+    client_create_time: Option<Timestamp>,
+    steered: bool,
+    visibility: Visibility,
+    contents: Vec<NewContent>,
+}
+
+/// Whether it is a message to the model.
+fn is_user_message(item: &Item) -> bool {
+    matches!(item.body, ItemBody::UserMessage(_)) && item.visibility.model
 }
 
 fn new_turn(start: &TurnStart, now: Timestamp) -> Turn {

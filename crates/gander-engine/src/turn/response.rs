@@ -243,6 +243,24 @@ impl Response {
             ));
         };
         self.close_open(out);
+        for item in self.calls.values_mut() {
+            if let Some(call) = item.tool_call_mut()
+                && call.status == ToolCallStatus::StreamingArguments
+            {
+                // The reply ended in the middle of the call: it must not run, and the model must know why.
+                call.invalid_arguments.get_or_insert_with(|| {
+                    format!(
+                        "the reply ended after {} bytes of them{}",
+                        call.arguments_json.len(),
+                        if stop == ModelStop::MaxOutputTokens {
+                            ", at the limit of output tokens"
+                        } else {
+                            ""
+                        }
+                    )
+                });
+            }
+        }
         Ok(ResponseEnd {
             stop,
             usage: self.usage,

@@ -2,19 +2,20 @@
 //!
 //! The state RUNNING is stored before the call leaves the process, so that recovery knows what may have happened.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use gander_domain::{
     ErrorDetail, ErrorReason, Interaction, Item, ItemBody, Part, Payload,
+    event::OutputStream,
     host::{HostCallKind, HostCallOutcome},
     interaction::{
-        DecisionKind, InteractionKind, InteractionOutcome, InteractionState, PermissionQuestion,
-        PermissionReason, Resolution, standard_permission_options,
+        DecisionKind, InteractionKind, InteractionOutcome, InteractionState, PermissionOption,
+        PermissionQuestion, PermissionReason, Resolution, standard_permission_options,
     },
     item::{Executor, ItemState, PermissionRecord, ToolCall, ToolCallStatus, ToolOutcome, ToolResult},
-    permission::{self, Verdict},
-    session::Mode,
+    permission::{self, RememberScope, Verdict},
+    session::{Mode, SessionKind},
     tool::ToolDefinition,
     turn::TurnOutcome,
 };
@@ -22,15 +23,18 @@ use gander_mcp::{CallProgress, CallRequest};
 use tokio::sync::{Semaphore, mpsc};
 use tracing::Instrument as _;
 
-use super::{Stopped, TurnResult, TurnTask, describe};
+use super::{Stopped, TurnResult, TurnTask, describe, guard};
 use crate::{
-    content::offload_result,
+    redact::StreamFilter,
     session::{SessionHandle, call_host, progress_payload},
     source::Mint,
+    spill::{SpillPlace, stored_result},
 };
 
 /// Progress messages waiting for one call.
 const PROGRESS_QUEUE: usize = 64;
+/// Key of the extension that lets the model change which extensions there are.
+const MANAGEMENT: &str = "extensionmanager";
 /// Output kept of a call that was cancelled, in bytes.
 const KEPT_OUTPUT: usize = 32 * 1024;
 
@@ -39,6 +43,7 @@ pub(super) async fn run_calls(
     task: &TurnTask,
     mode: Mode,
     tools: &[ToolDefinition],
+    history: &[Arc<Item>],
     calls: Vec<Item>,
 ) -> TurnResult<()> {
     let permits = Semaphore::new(task.start.services.options.parallel_tools);
@@ -46,14 +51,21 @@ pub(super) async fn run_calls(
         .into_iter()
         .map(|item| {
             let span = tracing::info_span!("tool_call", item_id = %item.item_id);
-            ToolRun { task, mode, tools, item }.run(&permits).instrument(span)
+            ToolRun { task, mode, tools, history, item }.run(&permits).instrument(span)
         })
         .collect();
     let mut cancel = false;
     while let Some(done) = running.next().await {
         match done {
-            Ok(wants_cancel) => cancel |= wants_cancel,
-            Err(Stopped) => return Err(TurnOutcome::Cancelled),
+            Ok(wants_cancel) => {
+                cancel |= wants_cancel;
+                if wants_cancel {
+                    // The others neither go on nor wait for answers.
+                    task.start.cancel.cancel();
+                }
+            }
+            // A call that waited has stopped; those that run still say what they had so far.
+            Err(Stopped) => cancel = true,
         }
     }
     if cancel { Err(TurnOutcome::Cancelled) } else { Ok(()) }
@@ -63,6 +75,8 @@ struct ToolRun<'a> {
     task: &'a TurnTask,
     mode: Mode,
     tools: &'a [ToolDefinition],
+    /// What the model had seen when it made the call.
+    history: &'a [Arc<Item>],
     item: Item,
 }
 
@@ -136,6 +150,9 @@ impl ToolRun<'_> {
     }
 
     fn is_client_tool(&self, tool: &ToolDefinition) -> bool {
+        if self.task.own.has(&tool.name) {
+            return false;
+        }
         match &self.task.start.extensions {
             Some(extensions) if extensions.find_tool(&tool.name).is_some() => {
                 extensions.is_client_tool(&tool.name)
@@ -171,8 +188,14 @@ impl ToolRun<'_> {
     }
 
     async fn complete(&mut self, status: ToolCallStatus, result: ToolResult) -> Result<(), Stopped> {
-        let (result, contents) = offload_result(result);
-        let now = self.task.start.services.source.now();
+        let services = &self.task.start.services;
+        let place = SpillPlace {
+            session_dir: services.spill_dir.join(self.task.start.session.session_id().as_str()),
+            item_id: self.item.item_id.clone(),
+            max_bytes: services.max_tool_output(),
+        };
+        let (result, contents) = stored_result(result, &self.task.secrets, &place).await;
+        let now = services.source.now();
         let tool = self.tools.iter().find(|t| t.name == self.call().name).filter(|t| t.trusted);
         let structured = tool.and(result.structured_content_json.as_deref());
         let trusted_display = describe::display_parts(structured);
@@ -182,6 +205,10 @@ impl ToolRun<'_> {
             call.content = trusted_display;
             call.result = Some(result);
         });
+        let secrets = &self.task.secrets;
+        if let Some(call) = self.item.tool_call_mut() {
+            secrets.clean_content(call);
+        }
         self.item.state = ItemState::Completed;
         self.item.complete_time = Some(now);
         self.item.incomplete = status == ToolCallStatus::Cancelled;
@@ -191,35 +218,85 @@ impl ToolRun<'_> {
     }
 
     async fn permission(&mut self, tool: &ToolDefinition) -> Result<Permission, Stopped> {
+        if self.task.own.needs_no_permission(&tool.name) {
+            let record = PermissionRecord { allowed: true, source: "mode".to_owned() };
+            return Ok(Permission::Granted(record));
+        }
         let session = &self.task.start.session;
-        let read = session.edit(|core| Ok((core.state.rules.clone(), core.state.session.mode))).await;
-        let Ok(Ok(read)) = read else { return Err(Stopped) };
-        let (mut rules, live_mode) = read.value;
-        rules.extend(self.task.start.services.user_rules());
+        let read = session.edit(|core| {
+            let session = &core.state.session;
+            Ok((core.applicable_rules(), session.mode, session.kind))
+        });
+        let Ok(Ok(read)) = read.await else { return Err(Stopped) };
+        let (rules, live_mode, kind) = read.value;
         // A mode that was changed since the call began counts at once, unless this turn has its own.
-        let mode = if self.task.start.mode.is_some() { self.mode } else { live_mode.unwrap_or(self.mode) };
+        let services = &self.task.start.services;
+        let mode = match self.task.start.mode {
+            Some(_) => self.mode,
+            None => live_mode.unwrap_or_else(|| services.configured_mode()),
+        };
+        let granted =
+            |source: &str| Permission::Granted(PermissionRecord { allowed: true, source: source.to_owned() });
         match permission::decide(mode, tool, &rules) {
-            Verdict::Allow(source) => {
-                Ok(Permission::Granted(PermissionRecord { allowed: true, source: source.to_owned() }))
-            }
+            Verdict::Allow(_) if self.repeats_itself() => match kind {
+                SessionKind::User | SessionKind::Terminal => self.ask(PermissionReason::Repetition).await,
+                // Nobody looks on: the model is told instead.
+                SessionKind::Scheduled | SessionKind::Subagent | SessionKind::Hidden => Ok(self.stuck()),
+            },
+            Verdict::Allow(source) => Ok(granted(source)),
             Verdict::Deny { source, message } => Ok(Permission::Refused {
                 record: PermissionRecord { allowed: false, source: source.to_owned() },
                 message,
                 cancel_turn: false,
             }),
-            Verdict::Ask => self.ask().await,
+            Verdict::Ask => {
+                // A rule that says so wants a person; the judge only stands in for the mode's caution.
+                let by_mode = mode == Mode::SmartApprove && !rules.iter().any(|r| r.matches(&tool.name));
+                let judged = by_mode
+                    && services.permission_judge()
+                    && tool.extension_name != MANAGEMENT
+                    && self.task.judges_read_only(tool, self.call()).await;
+                if judged && !self.repeats_itself() {
+                    return Ok(granted("judge"));
+                }
+                let reason = if judged {
+                    PermissionReason::Repetition
+                } else if tool.extension_name == MANAGEMENT {
+                    PermissionReason::ExtensionManagement
+                } else {
+                    PermissionReason::Policy
+                };
+                self.ask(reason).await
+            }
         }
     }
 
-    async fn ask(&mut self) -> Result<Permission, Stopped> {
+    fn stuck(&self) -> Permission {
+        Permission::Refused {
+            record: PermissionRecord { allowed: false, source: "policy".to_owned() },
+            message: format!(
+                "this call of {} was made again and again with the same result and was not run once more; do \
+                 something else, or end with what you have",
+                self.call().name
+            ),
+            cancel_turn: false,
+        }
+    }
+
+    fn repeats_itself(&self) -> bool {
+        let limit = self.task.start.services.max_repeats();
+        limit > 0 && guard::repeats(self.history, &self.task.start.turn_id, self.call()) + 1 >= limit
+    }
+
+    async fn ask(&mut self, reason: PermissionReason) -> Result<Permission, Stopped> {
         let services = &self.task.start.services;
         let (now, expiry) = (services.source.now(), services.options.permission_expiry);
         let updated = self.updated(ToolCallStatus::AwaitingApproval);
         let question = PermissionQuestion {
             tool_call: self.call().clone(),
-            reason: PermissionReason::Policy,
-            prompt: String::new(),
-            options: standard_permission_options(PermissionReason::Policy),
+            reason,
+            prompt: prompt(reason, &self.call().name),
+            options: options(reason),
         };
         let interaction = Interaction {
             interaction_id: services.source.interaction_id(),
@@ -254,8 +331,15 @@ impl ToolRun<'_> {
             Ok(())
         });
         let Ok(Ok(_)) = stored.await else { return Err(Stopped) };
-        let result =
-            if self.is_client_tool(tool) { self.call_host(tool).await } else { self.call_extension().await };
+        let result = if self.task.own.has(&tool.name) {
+            let (result, child) = self.task.own.call(self.task, &self.item).await;
+            self.set(|call| call.child_session_id = child);
+            result
+        } else if self.is_client_tool(tool) {
+            self.call_host(tool).await
+        } else {
+            self.call_extension().await
+        };
         let status = match result.outcome {
             ToolOutcome::Ok => ToolCallStatus::Completed,
             ToolOutcome::ToolError | ToolOutcome::ProtocolError | ToolOutcome::InvalidArguments => {
@@ -328,16 +412,60 @@ async fn pump_progress(
     let item_id = &run.item.item_id;
     let turn_id = Some(run.task.start.turn_id.clone());
     let mut kept = String::new();
-    while let Some(progress) = inbox.recv().await {
-        if let CallProgress::Output { text, .. } = &progress {
-            keep_tail(&mut kept, text);
+    let secrets = &run.task.secrets;
+    let mut filters: [StreamFilter; 2] = Default::default();
+    let of = |stream: OutputStream| usize::from(stream == OutputStream::Stderr);
+    while let Some(mut progress) = inbox.recv().await {
+        match &mut progress {
+            CallProgress::Output { stream, text } => {
+                *text = filters[of(*stream)].push(secrets, std::mem::take(text));
+                if text.is_empty() {
+                    continue;
+                }
+                keep_tail(&mut kept, text);
+            }
+            CallProgress::Progress { message: Some(message), .. } => {
+                secrets.clean(message);
+            }
+            CallProgress::Notification { params_json, .. } => secrets.clean_json(params_json),
+            CallProgress::Progress { .. } => {}
         }
         let payload = progress_payload(item_id.clone(), progress);
         if session.emit(turn_id.clone(), vec![payload], Vec::new()).await.is_err() {
-            break;
+            return kept;
+        }
+    }
+    for stream in [OutputStream::Stdout, OutputStream::Stderr] {
+        let text = filters[of(stream)].finish();
+        if !text.is_empty() {
+            keep_tail(&mut kept, &text);
+            let payload = progress_payload(item_id.clone(), CallProgress::Output { stream, text });
+            let _ = session.emit(turn_id.clone(), vec![payload], Vec::new()).await;
         }
     }
     kept
+}
+
+/// What the person who is asked should know beyond the call itself.
+fn prompt(reason: PermissionReason, tool: &str) -> String {
+    match reason {
+        PermissionReason::Repetition => {
+            format!("The model has made this call of {tool} again and again, with the same result each time.")
+        }
+        PermissionReason::ExtensionManagement => {
+            "Enabling and disabling extensions changes what the model can do.".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+fn options(reason: PermissionReason) -> Vec<PermissionOption> {
+    let mut options = standard_permission_options(reason);
+    if reason == PermissionReason::Repetition {
+        // A rule would not help: it is asked although the call is allowed.
+        options.retain(|o| o.remember_scope == RememberScope::Once);
+    }
+    options
 }
 
 fn keep_tail(kept: &mut String, text: &str) {

@@ -15,7 +15,7 @@ use gander_engine::{
 use gander_mcp::{BuiltinConnection, BuiltinFactory, HostOptions, McpHost, SessionContext};
 use gander_model::{
     ModelProvider, ProviderInfo,
-    testing::{Script, ScriptedProvider},
+    testing::{Script, ScriptedProvider, guarded},
 };
 use gander_process::{Spawner, ToolProcesses};
 use gander_store::{OpenOptions, SqliteStore};
@@ -29,7 +29,7 @@ pub(crate) struct Harness {
     pub(crate) model: Arc<ScriptedProvider>,
 }
 
-struct OneModel(Arc<ScriptedProvider>);
+struct OneModel(Arc<dyn ModelProvider>);
 
 impl Models for OneModel {
     fn resolve(&self, wanted: Option<&ModelSelection>, _demo: bool) -> Result<ResolvedModel, ErrorDetail> {
@@ -58,9 +58,10 @@ impl BuiltinFactory for Builtins {
         &self,
         name: &str,
         context: &SessionContext,
-        _client: &Arc<dyn gander_mcp::SessionClient>,
+        client: &Arc<dyn gander_mcp::SessionClient>,
     ) -> Result<BuiltinConnection, ErrorDetail> {
         let builtin = BuiltinContext {
+            host_files: Some(Arc::new(crate::hosts::Files(client.clone()))),
             additional_directories: context.additional_directories.clone(),
             environment: context.environment.clone(),
             spawner: Spawner::new(None, ToolProcesses::default()),
@@ -75,6 +76,35 @@ impl BuiltinFactory for Builtins {
 
 /// Starts an engine over an existing data directory.
 pub(crate) async fn start_in(dir: &Path, model: Arc<ScriptedProvider>) -> Arc<Engine> {
+    let options = EngineOptions { retry_base: Duration::from_millis(1), ..EngineOptions::default() };
+    start_with(dir, model, options).await
+}
+
+async fn start_with(dir: &Path, model: Arc<ScriptedProvider>, options: EngineOptions) -> Arc<Engine> {
+    start_at(dir, model, options, Arc::new(SystemSource)).await
+}
+
+/// Starts an engine with other models.
+pub(crate) async fn start_engine(dir: &Path, models: Arc<dyn Models>, options: EngineOptions) -> Arc<Engine> {
+    start_over(dir, models, options, Arc::new(SystemSource)).await
+}
+
+/// Starts an engine with a clock of the test's.
+pub(crate) async fn start_at(
+    dir: &Path,
+    model: Arc<ScriptedProvider>,
+    options: EngineOptions,
+    source: Arc<dyn gander_engine::Source>,
+) -> Arc<Engine> {
+    start_over(dir, Arc::new(OneModel(guarded(model))), options, source).await
+}
+
+async fn start_over(
+    dir: &Path,
+    models: Arc<dyn Models>,
+    options: EngineOptions,
+    source: Arc<dyn gander_engine::Source>,
+) -> Arc<Engine> {
     let environment: Environment =
         [("HOME", dir.to_str().unwrap()), ("PATH", "/usr/bin:/bin")].into_iter().collect();
     let paths = Paths::resolve(Some(dir), &environment).unwrap();
@@ -84,11 +114,11 @@ pub(crate) async fn start_in(dir: &Path, model: Arc<ScriptedProvider>) -> Arc<En
     let mcp = McpHost::new(HostOptions::new(Arc::new(Builtins), ToolProcesses::default()));
     Engine::start(EngineParts {
         store,
-        source: Arc::new(SystemSource),
-        models: Arc::new(OneModel(model)),
+        source,
+        models,
         mcp,
         config,
-        options: EngineOptions::default(),
+        options,
         spill_dir: paths.data_dir().join("sessions"),
         denied_paths: Vec::new(),
         tool_environment: environment.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
@@ -99,10 +129,19 @@ pub(crate) async fn start_in(dir: &Path, model: Arc<ScriptedProvider>) -> Arc<En
 
 impl Harness {
     pub(crate) async fn new(scripts: impl IntoIterator<Item = Script>) -> Self {
+        Self::with_options(scripts, |_| {}).await
+    }
+
+    pub(crate) async fn with_options(
+        scripts: impl IntoIterator<Item = Script>,
+        change: impl FnOnce(&mut EngineOptions),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("work")).unwrap();
         let model = Arc::new(ScriptedProvider::new(scripts));
-        let engine = start_in(dir.path(), model.clone()).await;
+        let mut options = EngineOptions { retry_base: Duration::from_millis(1), ..EngineOptions::default() };
+        change(&mut options);
+        let engine = start_with(dir.path(), model.clone(), options).await;
         Self { dir, engine, model }
     }
 

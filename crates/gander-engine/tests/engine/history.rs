@@ -130,6 +130,39 @@ async fn redaction_erases_one_body() {
 }
 
 #[tokio::test]
+async fn who_redacts_is_told_of_summaries_that_may_quote_it() {
+    let harness =
+        Harness::new([Script::reply("fine"), Script::reply("NOTES"), Script::reply("and now?")]).await;
+    let session = harness.session().await;
+    harness.run(&session, "the word is swordfish").await;
+    let before = harness.engine.list_items(&session, all()).await.unwrap().items;
+    let summary = harness.engine.compact_session(&context("a"), &session, String::new()).await.unwrap();
+    let summary = summary.value.unwrap();
+    harness.run(&session, "after").await;
+    let sequence = harness.engine.redact_item(&context("a"), &session, &before[0].item_id).await.unwrap();
+    let log = harness.log(&session).await;
+    let redacted = log.iter().find(|e| e.sequence == sequence).unwrap();
+    assert!(matches!(redacted.payload, Payload::ItemRedacted { .. }));
+    let Payload::ItemCompleted { item } = &log.last().unwrap().payload else { panic!() };
+    let ItemBody::Notice(notice) = &item.body else { panic!() };
+    assert_eq!(notice.code, "summary_may_quote");
+    let data: serde_json::Value = serde_json::from_str(notice.data_json.as_deref().unwrap()).unwrap();
+    assert_eq!(data["item_id"], summary.item_id.as_str());
+    assert_eq!(data["redacted_item_id"], before[0].item_id.as_str());
+    assert_log_rules(&log);
+    // What came after the summary is quoted by none, and neither is what a redacted summary said.
+    harness.engine.redact_item(&context("a"), &session, &summary.item_id).await.unwrap();
+    harness.engine.redact_item(&context("a"), &session, &before[1].item_id).await.unwrap();
+    let log = harness.log(&session).await;
+    let told = log.iter().filter(|e| {
+        matches!(&e.payload, Payload::ItemCompleted { item }
+        if matches!(&item.body, ItemBody::Notice(n) if n.code == "summary_may_quote"))
+    });
+    assert_eq!(told.count(), 1);
+    harness.finish().await;
+}
+
+#[tokio::test]
 async fn an_export_can_be_imported() {
     let harness = Harness::new([
         Script::one_call("1", "developer__list", "{}"),

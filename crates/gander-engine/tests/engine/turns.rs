@@ -155,7 +155,7 @@ async fn failures_end_the_turn_once_and_transient_ones_are_retried() {
 
 #[tokio::test]
 async fn a_stream_without_an_end_is_truncated() {
-    let harness = Harness::new((0..4).map(|_| Script::new().text("cut"))).await;
+    let harness = Harness::new((0..5).map(|_| Script::new().text("cut"))).await;
     let session = harness.session().await;
     let events = harness.run(&session, "go").await;
     assert!(golden_turn(&events).ends_with("turn_ended Failed PROVIDER_STREAM_TRUNCATED"));

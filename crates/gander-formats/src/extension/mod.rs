@@ -12,6 +12,7 @@
 
 mod env;
 mod fields;
+mod link;
 mod read;
 mod secrets;
 mod tools;
@@ -21,12 +22,19 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use gander_domain::extension::ExtensionConfig;
+pub use gander_domain::extension::ExtensionConfig;
 use serde_json::{Map, Value};
 
 pub use env::{DISALLOWED_ENV_KEYS, disallowed_env_keys, drop_disallowed_env, is_disallowed_env_key};
+pub use link::{ExtensionLink, LINK_COMMANDS, LinkError, LinkKey, is_link, parse_link};
 pub use secrets::{config_hash, redacted, restore_withheld};
 pub use validate::{command_violation, validate, warnings};
+
+/// What adapters name when they convert a configuration; they may not use the domain crate itself.
+pub use gander_domain::{
+    extension::{ExtensionTransport, ProtocolEra, SamplingPolicy, Sandbox, SandboxMode, extension_key},
+    tool::{ToolAnnotations, ToolDefinition, ToolVisibility},
+};
 
 use crate::{FormatError, error::json_type};
 
@@ -47,6 +55,11 @@ pub struct Entry {
 /// `ExtensionTransport::Unknown` and keeps everything.
 pub fn from_value(value: &Value) -> Result<ExtensionConfig, FormatError> {
     read::config(object(value)?.clone())
+}
+
+/// The configuration of a builtin extension, with nothing else said.
+pub fn builtin(name: &str) -> ExtensionConfig {
+    ExtensionConfig { name: name.to_owned(), ..read::empty() }
 }
 
 /// Writes one configuration with every field that Goose writes for its type. `unknown_json` that is no JSON object

@@ -58,7 +58,7 @@ pub(super) fn config(map: Map<String, Value>) -> Result<ExtensionConfig, FormatE
     Ok(config)
 }
 
-fn empty() -> ExtensionConfig {
+pub(super) fn empty() -> ExtensionConfig {
     ExtensionConfig {
         name: String::new(),
         transport: ExtensionTransport::Builtin,
@@ -78,7 +78,7 @@ fn empty() -> ExtensionConfig {
     }
 }
 
-/// `sandbox: {mode: read_only|workspace_write|off, writable_paths: [...], network: true|false}`.
+/// `sandbox: {mode: read_only|workspace_write|off, writable_paths: [...], readable_paths: [...], network: true|false}`.
 fn sandbox(fields: &mut Fields) -> Result<Option<Sandbox>, FormatError> {
     let Some(value) = fields.take("sandbox") else { return Ok(None) };
     let Value::Object(map) = value else {
@@ -89,11 +89,12 @@ fn sandbox(fields: &mut Fields) -> Result<Option<Sandbox>, FormatError> {
             "write `sandbox: {mode: workspace_write}`",
         ));
     };
-    if let Some(unknown) = map.keys().find(|k| !["mode", "writable_paths", "network"].contains(&k.as_str())) {
+    const KNOWN: [&str; 4] = ["mode", "writable_paths", "readable_paths", "network"];
+    if let Some(unknown) = map.keys().find(|k| !KNOWN.contains(&k.as_str())) {
         // A misspelt bound must not become no bound.
         return Err(FormatError::extension(
             format!("sandbox.{unknown}"),
-            "not known; the fields are mode, writable_paths and network",
+            "not known; the fields are mode, writable_paths, readable_paths and network",
         ));
     }
     let mut fields = Fields(map);
@@ -105,12 +106,18 @@ fn sandbox(fields: &mut Fields) -> Result<Option<Sandbox>, FormatError> {
             return Err(FormatError::extension("sandbox.mode", "must be off, read_only or workspace_write"));
         }
     };
-    let writable_paths = fields.texts("writable_paths")?;
-    if let Some(path) = writable_paths.iter().find(|p| !p.starts_with('/')) {
-        let message = format!("{path:?} must be an absolute path");
-        return Err(FormatError::extension("sandbox.writable_paths", message));
-    }
-    Ok(Some(Sandbox { mode, writable_paths, network: fields.flag("network")? }))
+    let mut paths = |field: &str| {
+        let paths = fields.texts(field)?;
+        match paths.iter().find(|p| !p.starts_with('/')) {
+            Some(path) => {
+                let message = format!("{path:?} must be an absolute path");
+                Err(FormatError::extension(format!("sandbox.{field}"), message))
+            }
+            None => Ok(paths),
+        }
+    };
+    let (writable_paths, readable_paths) = (paths("writable_paths")?, paths("readable_paths")?);
+    Ok(Some(Sandbox { mode, writable_paths, readable_paths, network: fields.flag("network")? }))
 }
 
 fn kind(fields: &mut Fields) -> Result<String, FormatError> {

@@ -472,9 +472,10 @@ fn sampling_sandbox_and_pins_round_trip() {
     let value = serde_json::json!({
         "type": "builtin", "name": "developer", "description": "",
         "sampling": "ask", "pin_definitions": true,
-        "sandbox": {"mode": "read_only", "writable_paths": ["/tmp/x"], "network": true},
+        "sandbox": {"mode": "read_only", "writable_paths": ["/tmp/x"], "readable_paths": ["/srv"], "network": true},
     });
     let config = from_value(&value).unwrap();
+    assert_eq!(config.sandbox.as_ref().map(|s| s.readable_paths.clone()), Some(vec!["/srv".to_owned()]));
     assert_eq!(config.sandbox.as_ref().map(|s| s.network), Some(true));
     assert_eq!(from_value(&to_value(&config)).unwrap(), config);
     for (field, bad) in [
@@ -482,6 +483,7 @@ fn sampling_sandbox_and_pins_round_trip() {
         ("sandbox", serde_json::json!({"mode": "none"})),
         ("sandbox", serde_json::json!({"writeable_paths": ["/x"]})),
         ("sandbox", serde_json::json!({"writable_paths": ["relative"]})),
+        ("sandbox", serde_json::json!({"readable_paths": ["relative"]})),
     ] {
         let mut value = value.clone();
         value[field] = bad.clone();

@@ -87,6 +87,9 @@ fn sandbox(sandbox: &Sandbox) -> Value {
     if !sandbox.writable_paths.is_empty() {
         map.insert("writable_paths".to_owned(), Value::from(sandbox.writable_paths.clone()));
     }
+    if !sandbox.readable_paths.is_empty() {
+        map.insert("readable_paths".to_owned(), Value::from(sandbox.readable_paths.clone()));
+    }
     if sandbox.network {
         map.insert("network".to_owned(), Value::Bool(true));
     }

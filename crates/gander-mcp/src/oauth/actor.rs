@@ -54,7 +54,7 @@ pub(crate) async fn ask_openly(server: &Server, kind: Kind, question: Question) 
 pub(crate) async fn answer_challenges(server: &Server, connection: &Arc<Connection>) -> Refusal {
     loop {
         let challenge = server.access().raised().await;
-        let outcome = Box::pin(answer(server, &challenge)).await;
+        let outcome = Box::pin(answer(server, connection, &challenge)).await;
         match outcome {
             Ok(()) => {
                 server.resumed(connection);
@@ -75,9 +75,13 @@ pub(crate) async fn answer_challenges(server: &Server, connection: &Arc<Connecti
     }
 }
 
-async fn answer(server: &Server, challenge: &Challenge) -> Result<(), Refusal> {
+async fn answer(server: &Server, connection: &Connection, challenge: &Challenge) -> Result<(), Refusal> {
     match prepare(server, challenge).await? {
         Step::Authorized => Ok(()),
-        Step::Ask(question) => ask_openly(server, challenge.kind, *question).await,
+        Step::Ask(question) => {
+            // The call that met the challenge waits; a person is slower than a server may be.
+            let _waiting = connection.asks.pause();
+            ask_openly(server, challenge.kind, *question).await
+        }
     }
 }

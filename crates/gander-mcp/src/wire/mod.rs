@@ -5,6 +5,7 @@
 //! `notifications/cancelled` goes through, as the library needs it for the server's own requests.
 
 mod builtin;
+mod fault;
 mod notice;
 mod ordered;
 mod record;
@@ -27,6 +28,7 @@ use rmcp::{
 use tokio::time::{Instant, sleep_until};
 
 pub(crate) use builtin::BuiltinLink;
+pub use fault::{Fault, FaultInjector, FaultPoint};
 use notice::Notice;
 pub(crate) use record::Recorder;
 pub(crate) use replay::{Counts as ReplayCounts, Replay};
@@ -41,17 +43,24 @@ pub(crate) struct Wire<T> {
     probe: Option<(RequestId, Instant)>,
     /// Requests that were given up here; their answers are for nobody.
     given_up: HashSet<RequestId>,
+    /// A message that arrives a second time.
+    again: Option<ServerJsonRpcMessage>,
 }
 
 impl<T> Wire<T> {
     pub(crate) fn new(inner: T, shared: Arc<WireShared>) -> Self {
-        Self { inner, shared, probe: None, given_up: HashSet::new() }
+        Self { inner, shared, probe: None, given_up: HashSet::new(), again: None }
     }
 
     fn sees(&self, direction: &str, message: &impl serde::Serialize) {
         if let Some(recorder) = &self.shared.recorder {
             recorder.write(direction, message);
         }
+    }
+
+    fn fault(&self, incoming: bool, message: &impl serde::Serialize) -> Fault {
+        let injector = self.shared.faults.as_ref();
+        injector.map_or(Fault::None, |injector| injector.decide(self.shared.key(), incoming, message))
     }
 
     /// Whether the answer `id` was given up; the probe is over with it otherwise.
@@ -91,13 +100,22 @@ impl<T: Transport<RoleClient>> Transport<RoleClient> for Wire<T> {
             self.probe = Some((request.id.clone(), Instant::now() + limit));
         }
         self.sees("out", &item);
-        self.inner.send(item)
+        let sending = (self.fault(false, &item) != Fault::Lose).then(|| self.inner.send(item));
+        async move {
+            match sending {
+                Some(sending) => sending.await,
+                None => Ok(()),
+            }
+        }
     }
 
     /// Cancel safe as the inner one is: nothing here waits after a message was taken.
     async fn receive(&mut self) -> Option<ServerJsonRpcMessage> {
         loop {
+            let repeated = self.again.take();
+            let is_repeated = repeated.is_some();
             let received = match self.probe.clone() {
+                _ if is_repeated => repeated,
                 None => self.inner.receive().await,
                 Some((id, deadline)) => tokio::select! {
                     biased;
@@ -115,6 +133,15 @@ impl<T: Transport<RoleClient>> Transport<RoleClient> for Wire<T> {
                 self.shared.input_ended.cancel();
                 return None;
             };
+            match if is_repeated { Fault::None } else { self.fault(true, &message) } {
+                Fault::None => {}
+                Fault::Lose => continue,
+                Fault::Repeat => self.again = Some(message.clone()),
+                Fault::Cut => {
+                    self.shared.input_ended.cancel();
+                    return None;
+                }
+            }
             self.sees("in", &message);
             let answered = match &message {
                 JsonRpcMessage::Response(response) => Some(&response.id),

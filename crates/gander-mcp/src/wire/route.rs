@@ -10,7 +10,7 @@ use rmcp::model::{ProgressToken, RequestId};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{notice::Notice, record::Recorder};
+use super::{fault::FaultInjector, notice::Notice, record::Recorder};
 use crate::{
     calls::CallProgress,
     events::{HostEvent, Outbox},
@@ -168,13 +168,14 @@ pub(crate) struct WireShared {
     /// How long `server/discover` may take before it counts as unknown to the server; absent = as long as anything.
     pub(super) probe_limit: Option<Duration>,
     pub(super) recorder: Option<Recorder>,
+    pub(super) faults: Option<FaultInjector>,
     routes: Mutex<Routes>,
 }
 
 impl WireShared {
     #[cfg(test)]
     pub(crate) fn new(key: &str, outbox: Arc<Outbox>) -> Arc<Self> {
-        Self::with(key, outbox, None, None)
+        Self::with(key, outbox, None, None, None)
     }
 
     pub(crate) fn with(
@@ -182,16 +183,22 @@ impl WireShared {
         outbox: Arc<Outbox>,
         probe_limit: Option<Duration>,
         recorder: Option<Recorder>,
+        faults: Option<FaultInjector>,
     ) -> Arc<Self> {
         Arc::new(Self {
             probe_limit,
             recorder,
+            faults,
             key: key.to_owned(),
             outbox,
             signals: Signals::default(),
             input_ended: CancellationToken::new(),
             routes: Mutex::default(),
         })
+    }
+
+    pub(super) fn key(&self) -> &str {
+        &self.key
     }
 
     pub(super) fn register(&self, id: RequestId, token: Option<ProgressToken>, route: Arc<Route>) {

@@ -35,6 +35,8 @@ use crate::common::{PATIENCE, Session, config, request};
 pub struct TestServer {
     extra_tool: Mutex<Option<&'static str>>,
     pub cancelled: Arc<Notify>,
+    /// A call of `wait` has begun.
+    started: Notify,
     /// Two calls of `together` meet here.
     meeting: Barrier,
     /// Ends the connection when cancelled.
@@ -46,6 +48,7 @@ impl Default for TestServer {
         Self {
             extra_tool: Mutex::default(),
             cancelled: Arc::default(),
+            started: Notify::new(),
             meeting: Barrier::new(2),
             connection: Mutex::default(),
         }
@@ -70,6 +73,11 @@ impl TestServer {
             client_stream.map(|m| m),
             guard,
         )
+    }
+
+    /// Cancelled when the present connection is closed.
+    fn connection(&self) -> CancellationToken {
+        self.connection.lock().unwrap().clone()
     }
 
     fn drop_connection(&self) {
@@ -147,6 +155,7 @@ impl ServerHandler for Handler {
                 }
             }
             "wait" => {
+                self.0.started.notify_one();
                 let progress = ProgressNotificationParam::new(token, 0.0).with_message("waiting");
                 context.peer.notify_progress(progress).await.unwrap();
                 context.ct.cancelled().await;
@@ -356,7 +365,7 @@ async fn what_cannot_be_started_is_refused_with_a_remedy() {
     let session = Session::new();
     let stdio = |command: &str| ExtensionTransport::Stdio { command: command.to_owned(), args: Vec::new() };
     let sse = ExtensionTransport::Sse { uri: "http://x/sse".to_owned() };
-    let python = ExtensionTransport::InlinePython { code: "x".to_owned(), dependencies: Vec::new() };
+    let python = ExtensionTransport::InlinePython { code: " ".to_owned(), dependencies: Vec::new() };
     let http = ExtensionTransport::StreamableHttp {
         uri: "ftp://x".to_owned(),
         headers: Default::default(),
@@ -364,7 +373,7 @@ async fn what_cannot_be_started_is_refused_with_a_remedy() {
     };
     for (name, transport, reason, text) in [
         ("x", sse, ErrorReason::ExtensionTypeUnsupported, "streamable_http"),
-        ("x", python, ErrorReason::ExtensionTypeUnsupported, "stdio"),
+        ("x", python, ErrorReason::ExtensionConfigInvalid, "code"),
         ("x", ExtensionTransport::Platform, ErrorReason::ExtensionTypeUnsupported, "platform"),
         (
             "x",
@@ -394,6 +403,41 @@ async fn what_cannot_be_started_is_refused_with_a_remedy() {
     assert_eq!(error.reason, ErrorReason::SecretMissing);
     assert!(error.message.contains("NEEDED"));
     assert!(session.extensions.statuses().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_builtin_that_nobody_uses_is_closed_and_made_again_without_a_word() {
+    let mut session = Session::with(|options| options.builtin_idle = Some(Duration::from_millis(20)));
+    let lab = || config("lab", ExtensionTransport::Builtin);
+    assert_eq!(session.add(lab()).await, ExtensionState::Ready);
+    session.change_to(ExtensionState::Ready).await;
+    for _ in 0..3 {
+        let closed = session.server.connection();
+        tokio::time::timeout(PATIENCE, closed.cancelled()).await.expect("closed for idleness");
+        let status = session.extensions.statuses().remove(0);
+        assert_eq!((status.state, status.tool_count), (ExtensionState::Ready, 8));
+        let calls = (0..8).map(|_| session.call("lab__echo", "{}"));
+        for result in futures::future::join_all(calls).await {
+            assert_eq!(result.outcome, ToolOutcome::Ok, "{result:?}");
+        }
+    }
+    // A call in flight keeps it.
+    let (call, _reports) = request("lab__wait", "{}");
+    let cancel = call.cancel.clone();
+    let waiting = async {
+        session.server.started.notified().await;
+        let closed = session.server.connection();
+        let early = tokio::time::timeout(Duration::from_millis(200), closed.cancelled()).await;
+        cancel.cancel();
+        early.is_err()
+    };
+    let (result, kept) = tokio::join!(session.extensions.call(call), waiting);
+    assert!(kept && result.outcome == ToolOutcome::Cancelled, "{result:?}");
+    let closed = session.server.connection();
+    tokio::time::timeout(PATIENCE, closed.cancelled()).await.expect("closed for idleness");
+    assert!(session.events.try_recv().is_err(), "none of this is news");
+    session.extensions.restart("lab").await.unwrap();
+    assert!(session.extensions.remove("lab").await);
 }
 
 #[tokio::test]

@@ -58,13 +58,26 @@ impl Session {
     }
 
     pub fn with_client(change: impl FnOnce(&mut HostOptions), client: Arc<dyn SessionClient>) -> Self {
+        Self::whole(change, |_| {}, client)
+    }
+
+    /// With another context; its directory is the session's.
+    pub fn placed(place: impl FnOnce(&mut SessionContext)) -> Self {
+        Self::whole(|_| {}, place, Arc::new(gander_mcp::NoClient))
+    }
+
+    fn whole(
+        change: impl FnOnce(&mut HostOptions),
+        place: impl FnOnce(&mut SessionContext),
+        client: Arc<dyn SessionClient>,
+    ) -> Self {
         let server = Arc::new(TestServer::default());
         let mut options = HostOptions::new(Arc::new(Factory(Arc::clone(&server))), ToolProcesses::new());
         options.connect_timeout = PATIENCE;
         options.call_timeout = PATIENCE;
         change(&mut options);
         let directory = tempfile::tempdir().unwrap();
-        let context = SessionContext {
+        let mut context = SessionContext {
             session_id: SessionId::new("s1").unwrap(),
             working_directory: directory.path().to_owned(),
             additional_directories: Vec::new(),
@@ -72,7 +85,9 @@ impl Session {
             data_dir: directory.path().to_owned(),
             denied_paths: Vec::new(),
             sandbox: None,
+            container: None,
         };
+        place(&mut context);
         let (sender, events) = mpsc::channel(64);
         let extensions = McpHost::new(options).open_session(context, client, sender);
         Self { extensions, events, server, directory }

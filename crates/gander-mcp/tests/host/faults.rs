@@ -1,13 +1,19 @@
 //! Servers that break the rules: each fault ends in a typed failure within its deadline, and nobody else notices.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use gander_domain::{
     ErrorReason,
     extension::{ExtensionConfig, ExtensionState, ExtensionTransport},
     item::{ToolOutcome, ToolResult},
 };
-use gander_mcp::{CallProgress, HostEvent};
+use gander_mcp::{CallProgress, Fault, FaultInjector, HostEvent};
 use gander_process::tree;
 
 use crate::common::{PATIENCE, Session, config, request, stdio};
@@ -219,4 +225,47 @@ async fn fifty_trees_leave_no_process_and_no_zombie() {
         }
     };
     tokio::time::timeout(Duration::from_secs(2), gone).await.expect("all gone within 2 s");
+}
+
+/// A session whose wire does `fault` to the first message that `hits`.
+fn faulty(fault: Fault, hits: impl Fn(bool, Option<&str>) -> bool + Send + Sync + 'static) -> Session {
+    let left = AtomicUsize::new(1);
+    let injector = FaultInjector::new(move |point| {
+        assert_eq!(point.key, "lab");
+        let hit = hits(point.incoming, point.method)
+            && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        if hit { fault } else { Fault::None }
+    });
+    Session::with(|options| options.faults = Some(injector))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_of_the_wire_end_in_typed_failures() {
+    let lab = || config("lab", ExtensionTransport::Builtin);
+    let call = |incoming: bool, method: Option<&str>| !incoming && method == Some("tools/call");
+    let session = faulty(Fault::Lose, call);
+    assert_eq!(session.add(lab()).await, ExtensionState::Ready);
+    let (mut lost, _reports) = request("lab__echo", "{}");
+    lost.timeout = Some(Duration::from_millis(200));
+    let result = session.extensions.call(lost).await;
+    assert_eq!(result.outcome, ToolOutcome::TimedOut);
+    assert_eq!(session.call("lab__echo", "{}").await.outcome, ToolOutcome::Ok);
+
+    // The answers to initialize and tools/list come before that of the call.
+    for (fault, outcome) in [(Fault::Repeat, ToolOutcome::Ok), (Fault::Cut, ToolOutcome::ProtocolError)] {
+        let answers = Mutex::new(0);
+        let third = move |incoming: bool, method: Option<&str>| {
+            let mut answers = answers.lock().unwrap();
+            *answers += usize::from(incoming && method.is_none());
+            incoming && method.is_none() && *answers == 3
+        };
+        let session = faulty(fault, third);
+        assert_eq!(session.add(lab()).await, ExtensionState::Ready);
+        let result = session.call("lab__echo", "{}").await;
+        assert_eq!(result.outcome, outcome, "{fault:?}: {result:?}");
+        if fault == Fault::Cut {
+            assert_eq!(result.error.unwrap().reason, ErrorReason::ExtensionUnavailable);
+        }
+        assert_eq!(session.call("lab__echo", "{}").await.outcome, ToolOutcome::Ok, "it is there again");
+    }
 }

@@ -48,6 +48,10 @@ async fn a_server_over_http_is_called_with_its_headers() {
             let body = request.split_once("\r\n\r\n").map_or("", |(_, body)| body);
             let message: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
             assert!(request.to_ascii_lowercase().contains("x-key: k-hunter22"), "{request}");
+            // Nothing that came to the daemon, or belongs to another server, goes to this one.
+            for foreign in ["\nauthorization:", "\ncookie:", "\nx-secret-key:"] {
+                assert!(!request.to_ascii_lowercase().contains(foreign), "{request}");
+            }
             let result = match message["method"].as_str() {
                 Some("initialize") => Some(serde_json::json!({"protocolVersion": "2025-11-25",
                     "capabilities": {"tools": {}}, "serverInfo": {"name": "web", "version": "1"}})),

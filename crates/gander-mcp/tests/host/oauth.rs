@@ -22,7 +22,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-use crate::common::{PATIENCE, Session, config};
+use crate::common::{PATIENCE, Session, config, request};
 
 #[derive(Default)]
 struct Desk {
@@ -200,11 +200,16 @@ impl Desk {
     }
 }
 
+/// Deadline of a call that meets a slow person.
+const IMPATIENT: std::time::Duration = std::time::Duration::from_millis(700);
+
 #[derive(Clone, Copy, PartialEq)]
 enum Habit {
     /// A browser on this machine.
     Browser,
     Paste,
+    /// Pastes after a while.
+    Slow,
     WrongState,
     Decline,
 }
@@ -270,6 +275,10 @@ impl SessionClient for Person {
             match habit {
                 Habit::Decline => AuthorizeAnswer::Declined,
                 Habit::Paste | Habit::WrongState => AuthorizeAnswer::Done { callback_url: Some(callback) },
+                Habit::Slow => {
+                    tokio::time::sleep(2 * IMPATIENT).await;
+                    AuthorizeAnswer::Done { callback_url: Some(callback) }
+                }
                 Habit::Browser => {
                     let address = callback.strip_prefix("http://").unwrap();
                     let (host, path) = address.split_once('/').unwrap();
@@ -369,8 +378,12 @@ async fn more_scopes_are_asked_for_when_a_call_needs_them() {
     assert_eq!(refused.outcome, ToolOutcome::ProtocolError);
     // What was granted before still holds.
     assert_eq!(session.extensions.statuses()[0].state, ExtensionState::Ready);
-    *person.habit.lock().unwrap() = Habit::Paste;
-    assert_eq!(session.call("web__t", "{}").await.outcome, ToolOutcome::Ok);
+    // The person's time is not the server's.
+    *person.habit.lock().unwrap() = Habit::Slow;
+    let (mut call, _reports) = request("web__t", "{}");
+    call.timeout = Some(IMPATIENT);
+    let result = session.extensions.call(call).await;
+    assert_eq!(result.outcome, ToolOutcome::Ok, "{result:?}");
     let asked = person.asked.lock().unwrap().clone();
     assert_eq!(parameter(&asked[0], "scope"), "read");
     let last = parameter(asked.last().unwrap(), "scope");

@@ -138,6 +138,25 @@ async fn why_a_server_did_not_start_is_told_without_secrets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_shell_reads_a_command() {
+    let session = Session::new();
+    let mark = session.directory.path().join("mark");
+    for (command, args) in [
+        (format!("echo x; touch {}", mark.display()), Vec::new()),
+        (format!("$(touch {})", mark.display()), Vec::new()),
+        (
+            "true".to_owned(),
+            vec![format!("; touch {}", mark.display()), format!("`touch {}`", mark.display())],
+        ),
+    ] {
+        let transport = ExtensionTransport::Stdio { command, args };
+        assert_eq!(session.add(config("odd", transport)).await, ExtensionState::Failed);
+        assert!(!mark.exists());
+        assert!(session.extensions.remove("odd").await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_start_is_repaired_by_a_restart() {
     let session = Session::new();
     let marker = session.directory.path().join("marker");

@@ -6,12 +6,14 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::Format;
+
 /// One provider.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProviderFile {
     /// Id: `[a-z0-9_][a-z0-9_-]*`.
     pub name: String,
-    /// `openai` (also `openai_compatible`).
+    /// The dialect: `openai`, `openai_responses`, `anthropic`, `google`, `bedrock`, `ollama`; `…_compatible` is the same.
     pub engine: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
@@ -50,9 +52,37 @@ pub struct ProviderFile {
     /// `builtin` or `declarative`, for lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// `bearer` (default), `api_key_header` (`api-key`), `x-api-key`, `none`.
+    /// How the key is sent: `bearer`, `api_key_header` (`api-key`), `x-api-key`, `x-goog-api-key`, `none`. Absent: as the
+    /// dialect's own vendor wants it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<String>,
+    /// The dialect to speak while the address is the vendor's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_at_home: Option<String>,
+    /// Other names of the key's secret, tried in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub api_key_aliases: Vec<String>,
+    /// How its keys begin, to tell whose key an unknown one is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key_prefixes: Vec<String>,
+    /// False: that its key is there does not choose this provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen_by_key: Option<bool>,
+    /// It runs on this machine: whether it answers is worth asking when nothing is configured.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub local: bool,
+    /// Parameters of every URL; a value may hold `${NAME}`, and the parameter is left out if that has no value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_params: Option<Map<String, Value>>,
+    /// Full URL that answers 401 to a wrong key; may hold `${NAME}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_url: Option<String>,
+    /// Output tokens to ask for where nobody chose a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u64>,
+    /// Whether to mark prompts for the server's cache, in dialects where the client does that; true if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_cache: Option<bool>,
     /// Quirks of a known vendor, e.g. `mistral`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dialect: Option<String>,
@@ -145,16 +175,23 @@ impl ProviderFile {
         if !valid {
             return Err(format!("name {:?}: use lower-case letters, digits, `_` and `-`", self.name));
         }
-        if !matches!(self.engine.as_str(), "openai" | "openai_compatible") {
-            return Err(format!("engine {:?} is not supported; `openai` is", self.engine));
+        for engine in std::iter::once(&self.engine).chain(&self.engine_at_home) {
+            if Format::of_engine(engine).is_none() {
+                return Err(format!(
+                    "engine {engine:?} is not supported; use openai, openai_responses, anthropic, google, bedrock or \
+                     ollama"
+                ));
+            }
         }
         if self.base_url.trim().is_empty() {
             return Err("base_url: it is empty".to_owned());
         }
         if let Some(auth) = &self.auth
-            && !matches!(auth.as_str(), "bearer" | "api_key_header" | "x-api-key" | "none")
+            && !matches!(auth.as_str(), "bearer" | "api_key_header" | "x-api-key" | "x-goog-api-key" | "none")
         {
-            return Err(format!("auth {auth:?}: use bearer, api_key_header, x-api-key or none"));
+            return Err(format!(
+                "auth {auth:?}: use bearer, api_key_header, x-api-key, x-goog-api-key or none"
+            ));
         }
         if let Some(decoder) = &self.decoder
             && !matches!(decoder.as_str(), "typed" | "rig")
@@ -169,8 +206,13 @@ impl ProviderFile {
         self.requires_auth.unwrap_or(true) && self.auth.as_deref() != Some("none")
     }
 
+    /// Where the key may stand, the usual name first.
+    pub(super) fn key_names(&self) -> impl Iterator<Item = String> {
+        std::iter::once(self.key_name()).chain(self.api_key_aliases.clone())
+    }
+
     /// The name of the key's secret.
-    pub(super) fn key_name(&self) -> String {
+    pub fn key_name(&self) -> String {
         match &self.api_key_env {
             Some(name) if !name.is_empty() => name.clone(),
             _ => format!("{}_API_KEY", self.name.to_uppercase().replace('-', "_")),

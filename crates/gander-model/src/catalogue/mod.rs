@@ -10,20 +10,27 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 pub use file::{EnvVar, ModelEntry, ProviderFile};
 
 use crate::{
-    DemoProvider, ModelInfo, ModelProvider, OpenAiCompatible, ProviderConfigKey, ProviderInfo,
-    ProviderSetupError, Settings, demo,
+    DemoProvider, ModelInfo, ModelProvider, ProviderConfigKey, ProviderInfo, ProviderSetupError,
+    ProviderSource, Settings, Vendor, demo, facts,
+    guard::{Brakes, Guarded},
+    local::{self, LocalServer},
 };
 
 /// The bundled files, in the order of lists.
 const BUNDLED: &[&str] = &[
+    include_str!("../../providers/anthropic.json"),
     include_str!("../../providers/openai.json"),
+    include_str!("../../providers/google.json"),
     include_str!("../../providers/openrouter.json"),
     include_str!("../../providers/ollama.json"),
+    include_str!("../../providers/azure_openai.json"),
+    include_str!("../../providers/aws_bedrock.json"),
     include_str!("../../providers/groq.json"),
     include_str!("../../providers/mistral.json"),
     include_str!("../../providers/deepseek.json"),
@@ -34,6 +41,9 @@ const BUNDLED: &[&str] = &[
     include_str!("../../providers/nvidia.json"),
     include_str!("../../providers/perplexity.json"),
     include_str!("../../providers/huggingface.json"),
+    include_str!("../../providers/moonshot.json"),
+    include_str!("../../providers/zai.json"),
+    include_str!("../../providers/minimax.json"),
     include_str!("../../providers/lmstudio.json"),
     include_str!("../../providers/llamacpp.json"),
     include_str!("../../providers/vllm.json"),
@@ -61,6 +71,10 @@ struct Entry {
 pub struct ProviderRegistry {
     entries: Vec<Entry>,
     problems: Vec<FileProblem>,
+    /// Providers made elsewhere, listed behind the others.
+    sources: Vec<Arc<dyn ProviderSource>>,
+    /// Shared by all providers of one id, however often one is made.
+    brakes: Brakes,
 }
 
 impl Default for ProviderRegistry {
@@ -72,7 +86,12 @@ impl Default for ProviderRegistry {
 impl ProviderRegistry {
     /// The providers that come with gander.
     pub fn bundled() -> Self {
-        let mut registry = Self { entries: Vec::new(), problems: Vec::new() };
+        let mut registry = Self {
+            entries: Vec::new(),
+            problems: Vec::new(),
+            sources: Vec::new(),
+            brakes: Brakes::default(),
+        };
         for text in BUNDLED {
             match ProviderFile::parse(text) {
                 Ok(file) => registry.insert(file, false),
@@ -120,6 +139,15 @@ impl ProviderRegistry {
         }
     }
 
+    /// Adds providers that another crate makes. Files of an engine that it takes are its business and no problem.
+    #[must_use]
+    pub fn with_source(mut self, source: Arc<dyn ProviderSource>) -> Self {
+        let taken = |path: &Path| engine_of(path).is_some_and(|engine| source.takes_engine(&engine));
+        self.problems.retain(|problem| !taken(&problem.path));
+        self.sources.push(source);
+        self
+    }
+
     /// Files that could not be used.
     pub fn problems(&self) -> &[FileProblem] {
         &self.problems
@@ -132,6 +160,7 @@ impl ProviderRegistry {
             .iter()
             .map(|entry| (entry.info.clone(), resolve::is_configured(&entry.file, entry.custom, settings)))
             .collect();
+        list.extend(self.sources.iter().flat_map(|source| source.list(settings)));
         list.push((DemoProvider::new().info().clone(), true));
         list
     }
@@ -165,12 +194,137 @@ impl ProviderRegistry {
             .entries
             .iter()
             .find(|entry| entry.file.name == provider_id)
-            .ok_or_else(|| ProviderSetupError::Unknown(provider_id.to_owned()))?;
+            .ok_or_else(|| ProviderSetupError::Unknown(provider_id.to_owned()));
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(unknown) => {
+                let made = self.sources.iter().find_map(|source| source.create(provider_id, settings));
+                return made.unwrap_or(Err(unknown));
+            }
+        };
         let options = resolve::options(&entry.file, entry.info.clone(), settings)?;
-        let provider =
-            OpenAiCompatible::new(options).map_err(|error| resolve::invalid(provider_id, error.message))?;
-        Ok(Arc::new(provider))
+        let provider = Vendor::new(options).map_err(|error| resolve::invalid(provider_id, error.message))?;
+        let brake = self.brakes.of(provider_id);
+        Ok(Arc::new(Guarded::new(Arc::new(provider), brake)))
     }
+
+    /// The same registry with the directory's files as they are now. Reads files.
+    #[must_use]
+    pub fn reloaded(&self, directory: &Path) -> Self {
+        let mut fresh = Self::with_directory(directory);
+        fresh.brakes = self.brakes.clone();
+        let now =
+            |source: &Arc<dyn ProviderSource>| source.reloaded(directory).unwrap_or_else(|| source.clone());
+        self.sources.iter().map(now).fold(fresh, Self::with_source)
+    }
+
+    /// Checks a provider's document, whoever makes it; gives the name of the secret with its key.
+    ///
+    /// # Errors
+    /// What is wrong with it, with the field's name.
+    pub fn check_file(&self, text: &str) -> Result<String, String> {
+        let value: serde_json::Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let engine = value.get("engine").and_then(serde_json::Value::as_str).unwrap_or_default();
+        match self.sources.iter().find(|source| source.takes_engine(engine)) {
+            Some(source) => source.check_file(text),
+            None => ProviderFile::parse(text).map(|file| file.key_name()),
+        }
+    }
+
+    /// The document, JSON text, of a provider that another crate makes, and whether it is the user's.
+    pub fn source_definition(&self, provider_id: &str) -> Option<(String, bool)> {
+        self.sources.iter().find_map(|source| source.definition(provider_id))
+    }
+
+    /// Whether the user defined this provider.
+    pub fn is_custom(&self, provider_id: &str) -> bool {
+        self.entries.iter().any(|entry| entry.custom && entry.file.name == provider_id)
+    }
+
+    /// Providers that their key alone makes usable, with the name under which the key was found.
+    pub fn with_key(&self, settings: &dyn Settings) -> Vec<(String, String)> {
+        let found = |entry: &Entry| {
+            let file = &entry.file;
+            if !file.needs_key() || file.chosen_by_key == Some(false) {
+                return None;
+            }
+            let name = file
+                .key_names()
+                .find(|name| settings.secret(name).is_some_and(|key| !key.trim().is_empty()))?;
+            resolve::is_configured(file, entry.custom, settings).then(|| (file.name.clone(), name))
+        };
+        self.entries.iter().filter_map(found).collect()
+    }
+
+    /// A model server on this machine that answers within `deadline`, in the order of lists. Blocks that long.
+    pub fn local_server(&self, settings: &dyn Settings, deadline: Duration) -> Option<LocalServer> {
+        let candidate = |entry: &Entry| {
+            let options = resolve::options(&entry.file, entry.info.clone(), settings).ok()?;
+            Some(local::Candidate {
+                provider_id: entry.file.name.clone(),
+                display_name: entry.info.display_name.clone(),
+                models_url: options.models_url?,
+                preferred: entry.file.models.iter().map(|model| model.name.clone()).collect(),
+            })
+        };
+        let candidates = self.entries.iter().filter(|entry| entry.file.local).filter_map(candidate).collect();
+        local::find(candidates, deadline)
+    }
+
+    /// The first agent that is installed.
+    pub fn installed_agent(&self, settings: &dyn Settings) -> Option<ProviderInfo> {
+        let mut listed = self.sources.iter().flat_map(|source| source.list(settings));
+        listed.find(|(info, installed)| *installed && info.kind == "agent").map(|(info, _)| info)
+    }
+
+    /// The providers whose keys look like this one, the closest first: a key is shown to nobody else. Ready to be tried
+    /// with it; nothing is stored.
+    pub fn by_key(&self, key: &str, settings: &dyn Settings) -> Vec<Arc<dyn ModelProvider>> {
+        let key = key.trim();
+        let mut close: Vec<(usize, &Entry)> = self
+            .entries
+            .iter()
+            .filter_map(|entry| {
+                let prefixes =
+                    entry.file.key_prefixes.iter().filter(|prefix| key.starts_with(prefix.as_str()));
+                Some((prefixes.map(String::len).max()?, entry))
+            })
+            .collect();
+        let longest = close.iter().map(|(length, _)| *length).max().unwrap_or(0);
+        close.retain(|(length, _)| *length == longest);
+        close
+            .into_iter()
+            .filter_map(|(_, entry)| {
+                let settings = WithKey { name: entry.file.key_name(), key, inner: settings };
+                let options = resolve::options(&entry.file, entry.info.clone(), &settings).ok()?;
+                Some(Arc::new(Vendor::new(options).ok()?) as Arc<dyn ModelProvider>)
+            })
+            .collect()
+    }
+}
+
+/// Settings with another key.
+struct WithKey<'a> {
+    name: String,
+    key: &'a str,
+    inner: &'a dyn Settings,
+}
+
+impl Settings for WithKey<'_> {
+    fn value(&self, key: &str) -> Option<String> {
+        self.inner.value(key)
+    }
+
+    fn secret(&self, key: &str) -> Option<String> {
+        if key == self.name { Some(self.key.to_owned()) } else { self.inner.secret(key) }
+    }
+}
+
+/// The engine that a provider file names, whatever else is in it.
+fn engine_of(path: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
+    Some(value.get("engine")?.as_str()?.to_owned())
 }
 
 fn read_file(path: &Path) -> Result<ProviderFile, String> {
@@ -186,12 +340,16 @@ fn info(file: &ProviderFile, custom: bool) -> ProviderInfo {
     let models: Vec<ModelInfo> = file
         .models
         .iter()
-        .map(|model| ModelInfo {
-            model_id: model.name.clone(),
-            display_name: model.name.clone(),
-            context_window_tokens: model.context_limit,
-            max_output_tokens: model.max_output_tokens,
-            price_micros_per_million: prices(&model.unknown),
+        .map(|model| {
+            let mut info = ModelInfo {
+                model_id: model.name.clone(),
+                display_name: model.name.clone(),
+                context_window_tokens: model.context_limit,
+                max_output_tokens: model.max_output_tokens,
+                price_micros_per_million: prices(&model.unknown),
+            };
+            facts::complete(&file.name, &mut info);
+            info
         })
         .collect();
     let kind = match &file.kind {

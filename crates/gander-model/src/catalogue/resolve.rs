@@ -5,9 +5,13 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::ProviderFile;
-use crate::{Decoder, OpenAiOptions, ProviderInfo, ProviderSetupError, Settings, openai::header};
+use secrecy::{ExposeSecret as _, SecretString};
 
-const CHAT: &str = "/chat/completions";
+use crate::{
+    Decoder, Format, ProviderInfo, ProviderSetupError, Settings, VendorOptions, anthropic,
+    bedrock::Credentials, vendor::header,
+};
+
 /// Longest timeout that a file or setting may ask for.
 const MAX_TIMEOUT: u64 = 24 * 3600;
 
@@ -55,7 +59,7 @@ pub(super) fn is_configured(file: &ProviderFile, custom: bool, settings: &dyn Se
     if missing {
         return false;
     }
-    if settings.secret(&file.key_name()).is_some_and(|key| !key.trim().is_empty()) {
+    if key(file, settings).is_some() || access_keys(file, settings).is_some() {
         return true;
     }
     if file.needs_key() {
@@ -66,28 +70,67 @@ pub(super) fn is_configured(file: &ProviderFile, custom: bool, settings: &dyn Se
         || settings.value("GOOSE_PROVIDER").is_some_and(|provider| provider == file.name)
 }
 
+/// The key, under whichever of its names it stands.
+pub(super) fn key(file: &ProviderFile, settings: &dyn Settings) -> Option<String> {
+    let found =
+        |name: String| settings.secret(&name).map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
+    file.key_names().find_map(found)
+}
+
+/// AWS's access keys, for the dialect whose requests can be signed.
+fn access_keys(file: &ProviderFile, settings: &dyn Settings) -> Option<Credentials> {
+    if Format::of_engine(&file.engine) != Some(Format::Bedrock) {
+        return None;
+    }
+    let secret = |name: &str| settings.secret(name).filter(|value| !value.trim().is_empty());
+    let region = || setting(file, settings, "AWS_REGION");
+    Some(Credentials {
+        access_key_id: secret("AWS_ACCESS_KEY_ID")?,
+        secret_access_key: SecretString::from(secret("AWS_SECRET_ACCESS_KEY")?),
+        session_token: secret("AWS_SESSION_TOKEN").map(SecretString::from),
+        region: region()?,
+    })
+}
+
+/// The dialect to speak now.
+fn format(file: &ProviderFile, settings: &dyn Settings, url: &str) -> Format {
+    let own_path = names_in(file.base_path.as_deref().unwrap_or_default())
+        .all(|name| settings.value(name).is_none_or(|value| value.trim().is_empty()));
+    let engine = match &file.engine_at_home {
+        Some(engine) if own_path && !moved(file, settings) => engine,
+        _ => &file.engine,
+    };
+    let format = Format::of_engine(engine).unwrap_or_default();
+    // An address that names the other of OpenAI's dialects means it.
+    let path = url.split('?').next().unwrap_or_default();
+    match format {
+        Format::OpenAiChat if path.ends_with(Format::OpenAiResponses.path()) => Format::OpenAiResponses,
+        format => format,
+    }
+}
+
 /// The options of a provider.
 pub(super) fn options(
     file: &ProviderFile,
     info: ProviderInfo,
     settings: &dyn Settings,
-) -> Result<OpenAiOptions, ProviderSetupError> {
+) -> Result<VendorOptions, ProviderSetupError> {
     let id = file.name.as_str();
     for var in file.env_vars.iter().flatten().filter(|var| var.required) {
         if setting(file, settings, &var.name).is_none() {
             return Err(ProviderSetupError::MissingKey { provider_id: id.to_owned(), key: var.name.clone() });
         }
     }
-    let chat_url = chat_url(file, settings)?;
-    let mut options = OpenAiOptions::new(info, chat_url);
+    let (format, url) = address(file, settings)?;
+    let mut options = VendorOptions::for_format(info, format, url);
     if file.dynamic_models == Some(false) {
         options.models_url = None;
     }
     if let Some(path) = &file.check_path {
-        options.check_url = options
-            .chat_url
-            .strip_suffix(CHAT)
-            .map(|base| format!("{base}/{}", path.trim_start_matches('/')));
+        options.check_url = options.root().map(|root| format!("{root}/{}", path.trim_start_matches('/')));
+    }
+    if let Some(template) = &file.check_url {
+        options.check_url = fill(template, |name| setting(file, settings, name));
     }
     options = credentials(file, settings, options)?;
     options = extra_headers(file, settings, options)?;
@@ -112,6 +155,8 @@ pub(super) fn options(
     options.stream_usage = file.stream_usage.unwrap_or(true);
     options.streaming = file.supports_streaming.unwrap_or(true);
     options.max_tokens_field.clone_from(&file.max_tokens_field);
+    options.max_tokens = file.max_tokens;
+    options.prompt_cache = file.prompt_cache.unwrap_or(true);
     options.extra_body = file.extra_body.clone().unwrap_or_default();
     options.top_up_url.clone_from(&file.top_up_url);
     options.decoder = if file.decoder.as_deref() == Some("rig") { Decoder::Rig } else { Decoder::Typed };
@@ -121,23 +166,36 @@ pub(super) fn options(
 fn credentials(
     file: &ProviderFile,
     settings: &dyn Settings,
-    options: OpenAiOptions,
-) -> Result<OpenAiOptions, ProviderSetupError> {
+    options: VendorOptions,
+) -> Result<VendorOptions, ProviderSetupError> {
     let id = file.name.as_str();
     if file.auth.as_deref() == Some("none") {
         return Ok(options);
     }
     let key_name = file.key_name();
-    let key = settings.secret(&key_name).map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
-    let Some(key) = key else {
+    let Some(key) = key(file, settings) else {
+        if let Some(access_keys) = access_keys(file, settings) {
+            let mut options = options;
+            for secret in std::iter::once(&access_keys.secret_access_key).chain(&access_keys.session_token) {
+                options.secrets.push(secret.expose_secret().to_owned());
+            }
+            options.secrets.push(access_keys.access_key_id.clone());
+            options.aws = Some(access_keys);
+            return Ok(options);
+        }
         if file.needs_key() && !(file.key_optional_elsewhere && moved(file, settings)) {
             return Err(ProviderSetupError::MissingKey { provider_id: id.to_owned(), key: key_name });
         }
         return Ok(options);
     };
-    let added = match file.auth.as_deref() {
-        Some("api_key_header") => options.with_credential("api-key", &key, &key),
-        Some("x-api-key") => options.with_credential("x-api-key", &key, &key),
+    let usual = match options.format {
+        Format::Anthropic => "x-api-key",
+        Format::Google => "x-goog-api-key",
+        Format::OpenAiChat | Format::OpenAiResponses | Format::Bedrock => "bearer",
+    };
+    let added = match file.auth.as_deref().unwrap_or(usual) {
+        "api_key_header" => options.with_credential("api-key", &key, &key),
+        name @ ("x-api-key" | "x-goog-api-key") => options.with_credential(name, &key, &key),
         _ => options.with_bearer(&key),
     };
     added.map_err(|_| invalid(id, format!("{key_name} holds characters that a key cannot have")))
@@ -146,9 +204,13 @@ fn credentials(
 fn extra_headers(
     file: &ProviderFile,
     settings: &dyn Settings,
-    mut options: OpenAiOptions,
-) -> Result<OpenAiOptions, ProviderSetupError> {
+    mut options: VendorOptions,
+) -> Result<VendorOptions, ProviderSetupError> {
     let id = file.name.as_str();
+    if options.format == Format::Anthropic {
+        let version = http::HeaderValue::from_static(anthropic::VERSION);
+        options.headers.insert("anthropic-version", version);
+    }
     for (name, value) in file.headers.iter().flatten() {
         let Value::String(template) = value else {
             return Err(invalid(id, format!("headers.{name}: the value must be text")));
@@ -178,8 +240,9 @@ fn split_headers(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The URL of chat completions: `base_url` alone if it names them, else with `base_path`, else with the usual path.
-fn chat_url(file: &ProviderFile, settings: &dyn Settings) -> Result<String, ProviderSetupError> {
+/// The dialect, and the URL to which requests go: `base_url` alone if it names the dialect's path, else with `base_path`,
+/// else with the dialect's usual path.
+fn address(file: &ProviderFile, settings: &dyn Settings) -> Result<(Format, String), ProviderSetupError> {
     let id = file.name.as_str();
     let replaced = file
         .base_url_env
@@ -199,7 +262,7 @@ fn chat_url(file: &ProviderFile, settings: &dyn Settings) -> Result<String, Prov
                 Some(path) => Some(fill(path, lookup).ok_or_else(|| missing(path))?),
                 None => None,
             };
-            (base, path)
+            (base, path.filter(|path| !path.trim_matches('/').is_empty()))
         }
     };
     let base = with_scheme(base.trim(), file.default_port);
@@ -207,16 +270,45 @@ fn chat_url(file: &ProviderFile, settings: &dyn Settings) -> Result<String, Prov
         return Err(invalid(id, format!("the address {base:?} names no server")));
     }
     let base = base.trim_end_matches('/').to_owned();
-    let url = match path {
-        Some(path) if !path.trim_matches('/').is_empty() => {
-            format!("{base}/{}", path.trim().trim_matches('/'))
-        }
-        _ if base.ends_with(CHAT) => base.clone(),
-        _ => format!("{base}{CHAT}"),
+    let given = match &path {
+        Some(path) => format!("{base}/{}", path.trim().trim_matches('/')),
+        None => base.clone(),
     };
+    let format = format(file, settings, &given);
+    let mut url = complete(format, &given, path.is_some());
+    for (name, value) in file.query_params.iter().flatten() {
+        let value = value.as_str().and_then(|template| fill(template, lookup));
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            url.push(if url.contains('?') { '&' } else { '?' });
+            url.push_str(&format!("{name}={value}"));
+        }
+    }
     match reqwest::Url::parse(&url) {
-        Ok(parsed) if parsed.has_host() => Ok(url),
+        Ok(parsed) if parsed.has_host() => Ok((format, url)),
         _ => Err(invalid(id, format!("the address {base:?} is no URL"))),
+    }
+}
+
+/// Adds what an address lacks. One whose path was given is whole, but for the other of OpenAI's dialects.
+fn complete(format: Format, given: &str, whole: bool) -> String {
+    let usual = format.path();
+    let (chat, responses) = (Format::OpenAiChat.path(), Format::OpenAiResponses.path());
+    if format == Format::OpenAiResponses
+        && let Some(root) = given.strip_suffix(chat)
+    {
+        return format!("{root}{responses}");
+    }
+    if whole || given.split('?').next().unwrap_or_default().ends_with(usual) {
+        return given.to_owned();
+    }
+    let bare = given.split_once("://").is_none_or(|(_, rest)| !rest.contains('/'));
+    match format {
+        Format::OpenAiChat | Format::OpenAiResponses if bare => format!("{given}/v1{usual}"),
+        // Anthropic's clients take the address without the version.
+        Format::Anthropic if !given.ends_with("/v1") => format!("{given}/v1{usual}"),
+        Format::Google if bare => format!("{given}/v1beta{usual}?alt=sse"),
+        Format::Google => format!("{given}{usual}?alt=sse"),
+        _ => format!("{given}{usual}"),
     }
 }
 

@@ -5,7 +5,7 @@ use http::HeaderValue;
 
 use super::*;
 use crate::{
-    OpenAiOptions,
+    VendorOptions,
     testing::{
         FakeOpenAi,
         fixtures::{request, user},
@@ -40,7 +40,7 @@ impl Settings for Given {
     }
 }
 
-fn options(id: &str, given: &Given) -> Result<OpenAiOptions, ProviderSetupError> {
+fn options(id: &str, given: &Given) -> Result<VendorOptions, ProviderSetupError> {
     let registry = ProviderRegistry::bundled();
     let entry = registry.entries.iter().find(|entry| entry.file.name == id).unwrap();
     resolve::options(&entry.file, entry.info.clone(), given)
@@ -63,14 +63,16 @@ fn bundled_files_are_valid_and_use_known_dialects() {
         let with_key = Given::default().with_secret("ANY", "x");
         // Every address is complete without settings, whether or not a key is needed.
         match resolve::options(&entry.file, entry.info.clone(), &with_key) {
-            Ok(options) => assert!(options.chat_url.ends_with("/chat/completions"), "{}", options.chat_url),
-            Err(error) => assert_eq!(
-                error,
-                ProviderSetupError::MissingKey {
-                    provider_id: entry.file.name.clone(),
-                    key: entry.file.key_name()
-                }
-            ),
+            Ok(options) => {
+                let path = options.url.split('?').next().unwrap();
+                assert!(path.ends_with(options.format.path()), "{}", options.url);
+            }
+            Err(ProviderSetupError::MissingKey { provider_id, key }) => {
+                let required =
+                    entry.file.env_vars.iter().flatten().any(|var| var.required && var.name == key);
+                assert!(required || key == entry.file.key_name(), "{provider_id} {key}");
+            }
+            Err(error) => panic!("{error}"),
         }
     }
 }
@@ -79,7 +81,57 @@ fn bundled_files_are_valid_and_use_known_dialects() {
 fn addresses_follow_the_settings() {
     let key = || Given::default().with_secret("OPENAI_API_KEY", "sk-test-123456");
     for (id, given, wanted) in [
-        ("openai", key(), "https://api.openai.com/v1/chat/completions"),
+        ("openai", key(), "https://api.openai.com/v1/responses"),
+        (
+            "openai",
+            key().value("OPENAI_BASE_PATH", "v1/chat/completions"),
+            "https://api.openai.com/v1/chat/completions",
+        ),
+        ("openai", key().value("OPENAI_BASE_URL", "http://h/v1/responses"), "http://h/v1/responses"),
+        ("openai", key().value("OPENAI_BASE_URL", "http://h"), "http://h/v1/chat/completions"),
+        (
+            "anthropic",
+            Given::default().with_secret("ANTHROPIC_API_KEY", "sk-ant-1"),
+            "https://api.anthropic.com/v1/messages",
+        ),
+        (
+            "anthropic",
+            Given::default()
+                .with_secret("ANTHROPIC_API_KEY", "sk-ant-1")
+                .value("ANTHROPIC_BASE_URL", "http://p/x"),
+            "http://p/x/v1/messages",
+        ),
+        (
+            "zai",
+            Given::default().with_secret("ZAI_API_KEY", "k"),
+            "https://api.z.ai/api/anthropic/v1/messages",
+        ),
+        (
+            "google",
+            Given::default().with_secret("GEMINI_API_KEY", "AIza-1"),
+            "https://generativelanguage.googleapis.com/v1beta/models/{model}:streamGenerateContent?alt=sse",
+        ),
+        (
+            "azure_openai",
+            Given::default()
+                .with_secret("AZURE_OPENAI_API_KEY", "k")
+                .value("AZURE_OPENAI_ENDPOINT", "https://me.openai.azure.com/"),
+            "https://me.openai.azure.com/openai/deployments/{model}/chat/completions?api-version=2024-10-21",
+        ),
+        (
+            "azure_openai",
+            Given::default()
+                .with_secret("AZURE_OPENAI_API_KEY", "k")
+                .value("AZURE_OPENAI_ENDPOINT", "https://me.openai.azure.com")
+                .value("AZURE_OPENAI_DEPLOYMENT_NAME", "mine")
+                .value("AZURE_OPENAI_API_VERSION", "v"),
+            "https://me.openai.azure.com/openai/deployments/mine/chat/completions?api-version=v",
+        ),
+        (
+            "aws_bedrock",
+            Given::default().with_secret("AWS_BEARER_TOKEN_BEDROCK", "k").value("AWS_REGION", "eu-west-1"),
+            "https://bedrock-runtime.eu-west-1.amazonaws.com/model/{model}/converse-stream",
+        ),
         (
             "openai",
             key().value("OPENAI_HOST", "https://proxy.test/"),
@@ -111,7 +163,7 @@ fn addresses_follow_the_settings() {
             "https://api.mistral.ai/v1/chat/completions",
         ),
     ] {
-        assert_eq!(options(id, &given).map(|options| options.chat_url), Ok(wanted.to_owned()), "{id}");
+        assert_eq!(options(id, &given).map(|options| options.url), Ok(wanted.to_owned()), "{id}");
     }
     let check =
         options("openrouter", &Given::default().with_secret("OPENROUTER_API_KEY", "sk-or-12345678")).unwrap();
@@ -229,4 +281,66 @@ async fn files_of_the_user_are_read_and_bad_ones_reported() {
     assert_eq!(seen.header("x-team"), Some("a"));
     let none = ProviderRegistry::with_directory(&directory.path().join("missing"));
     assert_eq!(none.problems(), []);
+}
+
+#[test]
+fn keys_go_into_the_header_that_their_vendor_wants() {
+    for (id, key_name, header, wanted) in [
+        ("anthropic", "ANTHROPIC_API_KEY", "x-api-key", "key-1"),
+        ("google", "GOOGLE_API_KEY", "x-goog-api-key", "key-1"),
+        ("google", "GEMINI_API_KEY", "x-goog-api-key", "key-1"),
+        ("azure_openai", "AZURE_OPENAI_API_KEY", "api-key", "key-1"),
+        ("aws_bedrock", "AWS_BEARER_TOKEN_BEDROCK", "authorization", "Bearer key-1"),
+        ("openai", "OPENAI_API_KEY", "authorization", "Bearer key-1"),
+        ("minimax", "MINIMAX_API_KEY", "x-api-key", "key-1"),
+    ] {
+        let given =
+            Given::default().with_secret(key_name, "key-1").value("AZURE_OPENAI_ENDPOINT", "https://a.test");
+        let options = options(id, &given).unwrap();
+        assert_eq!(options.headers.get(header).map(HeaderValue::as_bytes), Some(wanted.as_bytes()), "{id}");
+        assert!(options.secrets.contains(&"key-1".to_owned()), "{id}");
+        let version = options.headers.contains_key("anthropic-version");
+        assert_eq!(version, options.format == crate::Format::Anthropic, "{id}");
+    }
+    let signed = Given::default()
+        .with_secret("AWS_ACCESS_KEY_ID", "AKIA1")
+        .with_secret("AWS_SECRET_ACCESS_KEY", "secret-1")
+        .value("AWS_REGION", "eu-west-1");
+    let options = super::tests::options("aws_bedrock", &signed).unwrap();
+    assert_eq!(options.aws.as_ref().map(|aws| aws.region.as_str()), Some("eu-west-1"));
+    assert!(options.secrets.contains(&"secret-1".to_owned()));
+    assert!(!options.headers.contains_key("authorization"));
+    let missing = super::tests::options("aws_bedrock", &Given::default()).map(|_| ());
+    assert!(
+        matches!(missing, Err(ProviderSetupError::MissingKey { key, .. }) if key == "AWS_BEARER_TOKEN_BEDROCK")
+    );
+}
+
+#[test]
+fn a_key_alone_names_its_provider() {
+    let registry = ProviderRegistry::bundled();
+    let keys = |given: Given| registry.with_key(&given);
+    let pair = |id: &str, key: &str| (id.to_owned(), key.to_owned());
+    assert_eq!(keys(Given::default()), []);
+    let one = Given::default().with_secret("ANTHROPIC_API_KEY", "sk-ant-1").with_secret("HF_TOKEN", "hf_1");
+    assert_eq!(keys(one), [pair("anthropic", "ANTHROPIC_API_KEY")]);
+    let two = Given::default().with_secret("GEMINI_API_KEY", "AIza1").with_secret("GROQ_API_KEY", "gsk_1");
+    assert_eq!(keys(two), [pair("google", "GEMINI_API_KEY"), pair("groq", "GROQ_API_KEY")]);
+}
+
+#[tokio::test]
+async fn a_key_is_shown_only_to_providers_whose_keys_look_like_it() {
+    let fake = FakeOpenAi::start().await.unwrap();
+    let registry = ProviderRegistry::bundled();
+    let given = Given::default().value("OPENAI_HOST", &fake.url()).value("ANTHROPIC_HOST", &fake.url());
+    let ids = |key: &str| -> Vec<String> {
+        registry.by_key(key, &given).iter().map(|provider| provider.info().provider_id.clone()).collect()
+    };
+    assert_eq!(ids("sk-ant-api03-x"), ["anthropic"]);
+    assert_eq!(ids("sk-proj-abc"), ["openai"]);
+    assert_eq!(ids("sk-0123456789"), ["openai", "deepseek"]);
+    assert_eq!(ids("gsk_x"), ["groq"]);
+    assert_eq!(ids("something-else"), Vec::<String>::new());
+    registry.by_key("sk-proj-abc", &given)[0].check().await.unwrap();
+    assert_eq!(fake.requests().pop().unwrap().header("authorization"), Some("Bearer sk-proj-abc"));
 }

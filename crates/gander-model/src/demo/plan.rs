@@ -209,7 +209,7 @@ impl Plan<'_> {
             self.event(ModelEvent::ToolArgumentsDelta { index, text: piece.to_owned() });
             rest = tail;
         }
-        let (arguments_json, invalid_arguments) = crate::openai::finish_arguments(arguments);
+        let (arguments_json, invalid_arguments) = crate::wire::finish_arguments(arguments);
         self.event(ModelEvent::ToolCallCompleted {
             index,
             call_id,

@@ -13,29 +13,16 @@ use gander_domain::{
 use serde_json::{Value, json};
 
 use super::chunk::{CallPart, Choice, Chunk, Delta, Parsed, WireUsage, parse};
-use crate::{ModelError, ModelErrorClass, ModelEvent, ModelStop};
-
-/// Arguments of one call, in bytes.
-const MAX_ARGUMENTS: usize = 4 * 1024 * 1024;
-/// Calls of one response.
-const MAX_CALLS: usize = 128;
-/// Text and thoughts of one response, in bytes.
-const MAX_TEXT: usize = 16 * 1024 * 1024;
+use crate::{
+    ModelError, ModelErrorClass, ModelEvent, ModelStop,
+    wire::{
+        MAX_ARGUMENTS, MAX_CALLS, MAX_TEXT, ReplyDecoder, Step, context_exceeded, finish_arguments, garbage,
+        minted_id, too_large, truncated,
+    },
+};
 
 /// Name of this engine in stored states.
 pub(crate) const ENGINE: &str = "openai_chat";
-
-/// What a frame led to.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Step {
-    More,
-    /// The provider said that nothing follows.
-    Done,
-    /// An error object inside the stream, for the classifier.
-    Failed(String),
-    /// The stream cannot go on.
-    Broken(ModelError),
-}
 
 #[derive(Debug)]
 struct OpenCall {
@@ -90,36 +77,6 @@ impl Assembler {
             usage: None,
             finish: None,
             model: None,
-        }
-    }
-
-    pub(crate) fn pop(&mut self) -> Option<ModelEvent> {
-        self.events.pop_front()
-    }
-
-    /// Takes one frame.
-    pub(crate) fn frame(&mut self, data: &[u8], is_error: bool) -> Step {
-        let trimmed = data.trim_ascii();
-        if trimmed.is_empty() {
-            return Step::More;
-        }
-        if trimmed == b"[DONE]" {
-            return Step::Done;
-        }
-        if is_error {
-            return Step::Failed(String::from_utf8_lossy(trimmed).into_owned());
-        }
-        match parse(trimmed) {
-            Parsed::Chunk(chunk) => match chunk.error {
-                Some(error) => Step::Failed(format!("{{\"error\":{}}}", error.get())),
-                None => self.chunk(chunk),
-            },
-            Parsed::Loose(_, Some(error)) => Step::Failed(format!("{{\"error\":{error}}}")),
-            Parsed::Loose(chunk, None) => self.chunk(chunk),
-            Parsed::Garbage => Step::Broken(ModelError::new(
-                ModelErrorClass::Truncated,
-                "the model provider sent a piece of its stream that is no JSON",
-            )),
         }
     }
 
@@ -283,7 +240,7 @@ impl Assembler {
             return Err(too_large("number of tool calls", MAX_CALLS));
         }
         let minted = id.is_none();
-        let id = id.map_or_else(|| format!("call_{}", uuid::Uuid::now_v7().simple()), str::to_owned);
+        let id = id.map_or_else(minted_id, str::to_owned);
         self.calls.push(OpenCall {
             id,
             minted,
@@ -320,44 +277,6 @@ impl Assembler {
         if !text.is_empty() {
             self.events.push_back(ModelEvent::ToolArgumentsDelta { index, text });
         }
-    }
-
-    /// The stream ended cleanly: says the rest.
-    pub(crate) fn end(&mut self) -> Result<(), ModelError> {
-        let Some(reason) = self.finish.take() else {
-            return Err(truncated());
-        };
-        let stop = match reason.as_str() {
-            "error" => {
-                return Err(ModelError::new(
-                    ModelErrorClass::Server,
-                    "the model provider stopped with finish reason `error`",
-                ));
-            }
-            "model_context_window_exceeded" => {
-                return Err(ModelError::new(
-                    ModelErrorClass::ContextExceeded,
-                    "the conversation does not fit into the model's context window",
-                ));
-            }
-            "length" | "max_tokens" | "model_length" | "max_output_tokens" => ModelStop::MaxOutputTokens,
-            "content_filter" | "refusal" | "safety" | "blocklist" | "prohibited_content" => {
-                ModelStop::Refusal
-            }
-            _ => ModelStop::EndTurn,
-        };
-        self.end_thought();
-        let calls = self.end_calls();
-        let stop = if stop == ModelStop::EndTurn && calls > 0 { ModelStop::ToolCalls } else { stop };
-        if let Some(usage) = self.usage.take() {
-            self.events.push_back(usage_event(&usage));
-        }
-        self.events.push_back(ModelEvent::Finished {
-            stop,
-            model_id: self.model.take(),
-            provider_state_json: None,
-        });
-        Ok(())
     }
 
     /// Completes the calls in order; returns how many there are.
@@ -402,35 +321,67 @@ impl Assembler {
     }
 }
 
-/// The reply stopped before the provider ended it.
-pub(crate) fn truncated() -> ModelError {
-    ModelError::new(
-        ModelErrorClass::Truncated,
-        "the model provider's stream ended before the reply was complete",
-    )
-}
-
-fn too_large(what: &str, limit: usize) -> ModelError {
-    ModelError::new(
-        ModelErrorClass::InvalidRequest,
-        format!("the model's reply was stopped: its {what} exceeds the limit of {limit}"),
-    )
-}
-
-/// The arguments as JSON text, and why they are unusable, if they are. No text at all means no arguments; a string that
-/// holds an object is unwrapped once.
-pub(crate) fn finish_arguments(text: &str) -> (String, Option<String>) {
-    if text.trim().is_empty() {
-        return ("{}".to_owned(), None);
+impl ReplyDecoder for Assembler {
+    fn pop(&mut self) -> Option<ModelEvent> {
+        self.events.pop_front()
     }
-    match serde_json::from_str::<Value>(text) {
-        Ok(Value::Object(_)) => (text.to_owned(), None),
-        Ok(Value::Null) => ("{}".to_owned(), None),
-        Ok(Value::String(inner)) if matches!(serde_json::from_str(&inner), Ok(Value::Object(_))) => {
-            (inner, None)
+
+    /// Takes one frame.
+    fn frame(&mut self, data: &[u8], is_error: bool) -> Step {
+        let trimmed = data.trim_ascii();
+        if trimmed.is_empty() {
+            return Step::More;
         }
-        Ok(_) => (text.to_owned(), Some("the arguments are JSON, but no object".to_owned())),
-        Err(error) => (text.to_owned(), Some(format!("the arguments are no valid JSON: {error}"))),
+        if trimmed == b"[DONE]" {
+            return Step::Done;
+        }
+        if is_error {
+            return Step::Failed(String::from_utf8_lossy(trimmed).into_owned());
+        }
+        match parse(trimmed) {
+            Parsed::Chunk(chunk) => match chunk.error {
+                Some(error) => Step::Failed(format!("{{\"error\":{}}}", error.get())),
+                None => self.chunk(chunk),
+            },
+            Parsed::Loose(_, Some(error)) => Step::Failed(format!("{{\"error\":{error}}}")),
+            Parsed::Loose(chunk, None) => self.chunk(chunk),
+            Parsed::Garbage => Step::Broken(garbage()),
+        }
+    }
+
+    /// The stream ended cleanly: says the rest.
+    fn end(&mut self) -> Result<(), ModelError> {
+        let Some(reason) = self.finish.take() else {
+            return Err(truncated());
+        };
+        let stop = match reason.as_str() {
+            "error" => {
+                return Err(ModelError::new(
+                    ModelErrorClass::Server,
+                    "the model provider stopped with finish reason `error`",
+                ));
+            }
+            "model_context_window_exceeded" => {
+                return Err(context_exceeded());
+            }
+            "length" | "max_tokens" | "model_length" | "max_output_tokens" => ModelStop::MaxOutputTokens,
+            "content_filter" | "refusal" | "safety" | "blocklist" | "prohibited_content" => {
+                ModelStop::Refusal
+            }
+            _ => ModelStop::EndTurn,
+        };
+        self.end_thought();
+        let calls = self.end_calls();
+        let stop = if stop == ModelStop::EndTurn && calls > 0 { ModelStop::ToolCalls } else { stop };
+        if let Some(usage) = self.usage.take() {
+            self.events.push_back(usage_event(&usage));
+        }
+        self.events.push_back(ModelEvent::Finished {
+            stop,
+            model_id: self.model.take(),
+            provider_state_json: None,
+        });
+        Ok(())
     }
 }
 

@@ -1,16 +1,20 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use serde_json::json;
+use http::HeaderValue;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    ModelEvent, ModelStop,
+    Decoder, ModelError, ModelErrorClass, ModelEvent, ModelInfo, ModelProvider as _, ModelStop, ProviderInfo,
+    Vendor, VendorOptions,
     testing::{
         FakeOpenAi,
         fixtures::{request, user},
         scenarios::{self, COMPLETE, Piece},
     },
+    vendor::parse_models,
+    wire::{ReplyDecoder as _, SseDecoder, Step, finish_arguments},
 };
 
 const KEY: &str = "sk-REAL-0123456789";
@@ -30,20 +34,16 @@ fn info() -> ProviderInfo {
     }
 }
 
-fn provider(
-    fake: &FakeOpenAi,
-    decoder: Decoder,
-    change: impl FnOnce(&mut OpenAiOptions),
-) -> OpenAiCompatible {
-    let mut options = OpenAiOptions::new(info(), fake.chat_url()).with_bearer(KEY).unwrap();
+fn provider(fake: &FakeOpenAi, decoder: Decoder, change: impl FnOnce(&mut VendorOptions)) -> Vendor {
+    let mut options = VendorOptions::new(info(), fake.chat_url()).with_bearer(KEY).unwrap();
     options.decoder = decoder;
     change(&mut options);
-    OpenAiCompatible::new(options).unwrap()
+    Vendor::new(options).unwrap()
 }
 
 type Said = Vec<Result<ModelEvent, ModelError>>;
 
-async fn run(provider: &OpenAiCompatible, model: &str) -> Said {
+async fn run(provider: &Vendor, model: &str) -> Said {
     let stream = provider.stream(request(model, vec![user("weather?")]));
     tokio::time::timeout(DEADLINE, stream.collect()).await.expect("the stream ends")
 }
@@ -270,15 +270,15 @@ async fn network_cuts_of_any_size_change_nothing() {
 
 /// Minted ids differ from run to run.
 fn decode(parts: &[&[u8]]) -> Vec<ModelEvent> {
-    let mut sse = sse::SseDecoder::default();
-    let mut assembler = assemble::Assembler::new("fake");
+    let mut sse = SseDecoder::default();
+    let mut assembler = Assembler::new("fake");
     let mut events = Vec::new();
     let mut done = false;
-    let mut take = |sse: &mut sse::SseDecoder, assembler: &mut assemble::Assembler| {
+    let mut take = |sse: &mut SseDecoder, assembler: &mut Assembler| {
         while let Some(frame) = sse.next_frame() {
             match assembler.frame(frame.data, frame.is_error) {
-                assemble::Step::More => {}
-                assemble::Step::Done => done = true,
+                Step::More => {}
+                Step::Done => done = true,
                 other => panic!("{other:?}"),
             }
         }
@@ -344,7 +344,7 @@ async fn silence_ends_with_a_network_error() {
 async fn an_address_where_nobody_listens_is_a_network_error() {
     let fake = FakeOpenAi::start().await.unwrap();
     let provider = provider(&fake, Decoder::Typed, |options| {
-        options.chat_url = "http://127.0.0.1:1/v1/chat/completions".to_owned();
+        options.url = "http://127.0.0.1:1/v1/chat/completions".to_owned();
     });
     let said = run(&provider, "text").await;
     let Some(Err(error)) = said.last() else { panic!("{said:?}") };
@@ -419,8 +419,7 @@ async fn models_are_listed_and_keys_proved() {
     assert_eq!(plain.display_name, "Plain");
     assert_eq!((plain.context_window_tokens, plain.max_output_tokens), (Some(4096), Some(2)));
     assert_eq!(plain.price_micros_per_million[0], Some(3));
-    let bad =
-        OpenAiCompatible::new(OpenAiOptions::new(info(), fake.chat_url()).with_bearer("bad-key").unwrap());
+    let bad = Vendor::new(VendorOptions::new(info(), fake.chat_url()).with_bearer("bad-key").unwrap());
     let bad = bad.unwrap();
     assert_eq!(bad.check().await.unwrap_err().class, ModelErrorClass::Auth);
     assert_eq!(bad.list_models().await.unwrap_err().class, ModelErrorClass::Auth);

@@ -22,8 +22,9 @@ use super::Profile;
 use crate::{
     ModelError, ModelErrorClass, ModelEvent, ModelRequest, ModelStop, ModelStream,
     classify::{Failure, classify},
-    openai::{ENGINE, cost, finish_arguments, network_error, truncated},
+    openai::{ENGINE, cost},
     redact::Redactor,
+    wire::{finish_arguments, network_error, truncated},
 };
 
 /// Starts a call that rig sends and decodes.

@@ -1,4 +1,5 @@
-//! A server that speaks OpenAI's chat completions; the request's `model` chooses what it does.
+//! A server that speaks OpenAI's chat completions, and the other dialects under their paths; the request's `model`
+//! chooses what it does.
 //!
 //! Scenarios are in `scenarios.rs`. `NAME@N` cuts the body of scenario NAME into pieces of N bytes. `bench-COUNT-PACEus`
 //! streams COUNT tokens `t<unix nanoseconds> `, one every PACE microseconds (0 or absent: as fast as it can), stamped when
@@ -24,7 +25,10 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use super::scenarios::{self, COMPLETE, Piece, Reply};
+use super::{
+    dialects::{self, Dialect},
+    scenarios::{self, COMPLETE, Piece, Reply},
+};
 
 /// Requests that are remembered.
 const KEPT_REQUESTS: usize = 1000;
@@ -197,7 +201,8 @@ async fn answer(
 ) -> std::io::Result<bool> {
     let authorization = request.header("authorization").unwrap_or_default();
     let model = request.body.get("model").and_then(Value::as_str).unwrap_or_default();
-    if request.method == "GET" && request.path.ends_with("/models") {
+    let path = request.path.split('?').next().unwrap_or_default();
+    if request.method == "GET" && path.ends_with("/models") {
         let reply = if authorization == "Bearer bad-key" {
             scenarios::reply("401", authorization)
         } else {
@@ -205,21 +210,38 @@ async fn answer(
         };
         return write_reply(&reply.unwrap_or_else(not_found), reader, writer).await;
     }
+    if request.method == "POST"
+        && let Some((dialect, model)) = Dialect::of(&request.path, &request.body)
+    {
+        let key =
+            ["x-api-key", "x-goog-api-key", "authorization"].iter().find_map(|name| request.header(name));
+        let (name, size) = split_size(&model);
+        let mut reply = dialects::reply(dialect, name, key.unwrap_or_default()).unwrap_or_else(not_found);
+        if let Some(size) = size {
+            recut(&mut reply, size.max(1));
+        }
+        return write_reply(&reply, reader, writer).await;
+    }
     if request.method != "POST" || !request.path.ends_with("/chat/completions") {
         return write_reply(&not_found(), reader, writer).await;
     }
     if let Some((count, pace)) = bench(model) {
         return write_bench(count, pace, writer).await;
     }
-    let (name, size) = match model.rsplit_once('@') {
-        Some((name, size)) => (name, size.parse::<usize>().ok()),
-        None => (model, None),
-    };
+    let (name, size) = split_size(model);
     let mut reply = scenarios::reply(name, authorization).unwrap_or_else(not_found);
     if let Some(size) = size {
         recut(&mut reply, size.max(1));
     }
     write_reply(&reply, reader, writer).await
+}
+
+/// `NAME@N`.
+fn split_size(model: &str) -> (&str, Option<usize>) {
+    match model.rsplit_once('@') {
+        Some((name, size)) => (name, size.parse::<usize>().ok()),
+        None => (model, None),
+    }
 }
 
 fn not_found() -> Reply {

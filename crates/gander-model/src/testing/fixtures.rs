@@ -8,7 +8,21 @@ use gander_domain::{
     tool::{ToolAnnotations, ToolDefinition, ToolVisibility},
 };
 
-use crate::ModelRequest;
+use crate::{ModelRequest, ProviderInfo};
+
+pub(crate) fn info() -> ProviderInfo {
+    ProviderInfo {
+        provider_id: "fake".to_owned(),
+        display_name: "Fake".to_owned(),
+        description: String::new(),
+        default_model_id: None,
+        models: Vec::new(),
+        doc_url: None,
+        config_keys: Vec::new(),
+        allows_unlisted_models: true,
+        kind: "custom".to_owned(),
+    }
+}
 
 pub(crate) fn item(message: &str, body: ItemBody) -> Item {
     let origin = if matches!(body, ItemBody::UserMessage(_)) { Origin::Client } else { Origin::Model };
@@ -89,4 +103,45 @@ pub(crate) fn request(model: &str, items: Vec<Item>) -> ModelRequest {
         max_output_tokens: None,
         extra_params_json: None,
     }
+}
+
+/// A picture of three bytes.
+pub(crate) fn picture() -> Part {
+    let data = gander_domain::content::Data::Inline(gander_domain::content::Blob(vec![1, 2, 3]));
+    Part::new(gander_domain::PartBody::Image { data, mime_type: "image/png".to_owned() })
+}
+
+/// A conversation with all that a dialect must carry: a picture, a thought with its state, text, two calls of which one
+/// failed and one answered with a picture, and a message after them. `thought` and `call` are the states that the dialect
+/// keeps with them.
+pub(crate) fn conversation(thought: &str, call_state: Option<&str>) -> Vec<Item> {
+    use gander_domain::item::{AgentMessage, Thought};
+    let said = |body: ItemBody, state: Option<&str>| {
+        let mut item = item("m1", body);
+        item.model_id = Some("model-1".to_owned());
+        item.provider_state_json = state.map(str::to_owned);
+        item
+    };
+    let mut asked = user("What is in this picture?");
+    if let ItemBody::UserMessage(message) = &mut asked.body {
+        message.parts.push(picture());
+    }
+    let text = ItemBody::AgentMessage(AgentMessage { parts: vec![Part::text("I look. ")], demo: false });
+    let mut weather = done("m1", "call_a", "get_weather", "sunny");
+    weather.model_id = Some("model-1".to_owned());
+    weather.provider_state_json = call_state.map(str::to_owned);
+    let tool_call = weather.tool_call_mut().unwrap();
+    "{\"city\":\"Rome\"}".clone_into(&mut tool_call.arguments_json);
+    tool_call.result.as_mut().unwrap().parts.push(picture());
+    let mut time = done("m1", "call_b", "get_time", "no clock");
+    let result = time.tool_call_mut().unwrap().result.as_mut().unwrap();
+    result.is_error = true;
+    vec![
+        asked,
+        said(ItemBody::Thought(Thought { text: "Hm.".to_owned(), ..Thought::default() }), Some(thought)),
+        said(text, None),
+        weather,
+        time,
+        user("Go on."),
+    ]
 }

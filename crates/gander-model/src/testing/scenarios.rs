@@ -307,7 +307,7 @@ fn streams(model: &str) -> Option<Reply> {
 }
 
 /// The same events with CRLF line ends, cut between CR and LF.
-fn split_crlf(pieces: &[Vec<u8>]) -> Vec<Vec<u8>> {
+pub(crate) fn split_crlf(pieces: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut out = Vec::new();
     let mut current = Vec::new();
     for byte in pieces.concat() {

@@ -119,7 +119,7 @@ impl Script {
         let index = self.calls;
         self.calls += 1;
         let (call_id, name) = (call_id.to_owned(), name.to_owned());
-        let (text, invalid_arguments) = crate::openai::finish_arguments(arguments_json);
+        let (text, invalid_arguments) = crate::wire::finish_arguments(arguments_json);
         self.event(ModelEvent::ToolCallStarted { index, call_id: call_id.clone(), name: name.clone() })
             .event(ModelEvent::ToolArgumentsDelta { index, text: arguments_json.to_owned() })
             .event(ModelEvent::ToolCallCompleted {

@@ -100,6 +100,8 @@ pub struct SessionPaths<'a> {
     pub workspace: &'a [PathBuf],
     /// What the configuration lets be written besides.
     pub writable: &'a [PathBuf],
+    /// What the configuration lets be read besides the session's folders and the system; empty for everything.
+    pub readable: &'a [PathBuf],
     /// What belongs to the daemon: its data directory, token, secrets and socket.
     pub denied: &'a [PathBuf],
     /// A directory for this process alone.
@@ -122,7 +124,9 @@ impl SandboxSpec {
             }
         }
         let denied = paths.denied.to_vec();
-        Some(Self { writable, readable: None, denied, network, private_tmp, require: true })
+        let readable = (!paths.readable.is_empty())
+            .then(|| paths.workspace.iter().chain(paths.readable).cloned().collect());
+        Some(Self { writable, readable, denied, network, private_tmp, require: true })
     }
 }
 

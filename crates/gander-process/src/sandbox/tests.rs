@@ -157,8 +157,13 @@ fn a_session_is_mapped_by_its_mode() {
     let path = |name: &str| PathBuf::from(name);
     let (workspace, writable, denied) = ([path("/w"), path("/x")], [path("/x"), path("/y")], [path("/d")]);
     let tmp = path("/t");
-    let paths =
-        SessionPaths { workspace: &workspace, writable: &writable, denied: &denied, private_tmp: Some(&tmp) };
+    let paths = SessionPaths {
+        workspace: &workspace,
+        writable: &writable,
+        readable: &[],
+        denied: &denied,
+        private_tmp: Some(&tmp),
+    };
     assert_eq!(SandboxSpec::for_session(SandboxMode::Off, true, &paths), None);
     let read_only = SandboxSpec::for_session(SandboxMode::ReadOnly, false, &paths).expect("a sandbox");
     let expected = SandboxSpec {
@@ -170,6 +175,10 @@ fn a_session_is_mapped_by_its_mode() {
         require: true,
     };
     assert_eq!(read_only, expected);
+    let readable = [path("/r")];
+    let listed = SessionPaths { readable: &readable, ..paths };
+    let listed = SandboxSpec::for_session(SandboxMode::ReadOnly, false, &listed).expect("a sandbox");
+    assert_eq!(listed.readable, Some(vec![path("/w"), path("/x"), path("/r")]));
     let write = SandboxSpec::for_session(SandboxMode::WorkspaceWrite, true, &paths).expect("a sandbox");
     let writable = vec![path("/w"), path("/x"), path("/y")];
     assert_eq!(write, SandboxSpec { writable, network: true, private_tmp: Some(tmp.clone()), ..expected });

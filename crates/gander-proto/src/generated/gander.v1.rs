@@ -124,6 +124,8 @@ pub enum SecretOrigin {
     Keyring = 2,
     /// The daemon's environment; cannot be changed here.
     Environment = 3,
+    /// What a command prints, see the setting gander.secret_commands; cannot be changed here.
+    Command = 4,
 }
 impl SecretOrigin {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -136,6 +138,7 @@ impl SecretOrigin {
             Self::File => "SECRET_ORIGIN_FILE",
             Self::Keyring => "SECRET_ORIGIN_KEYRING",
             Self::Environment => "SECRET_ORIGIN_ENVIRONMENT",
+            Self::Command => "SECRET_ORIGIN_COMMAND",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -145,6 +148,7 @@ impl SecretOrigin {
             "SECRET_ORIGIN_FILE" => Some(Self::File),
             "SECRET_ORIGIN_KEYRING" => Some(Self::Keyring),
             "SECRET_ORIGIN_ENVIRONMENT" => Some(Self::Environment),
+            "SECRET_ORIGIN_COMMAND" => Some(Self::Command),
             _ => None,
         }
     }
@@ -4157,6 +4161,10 @@ pub enum UsagePurpose {
     Judge = 4,
     /// A model call that an extension asked for (MCP sampling).
     Sampling = 5,
+    /// A model call of a sub-agent that works for this session. It counts against the limits of the turn and in the
+    /// totals of this session, and once more in the sub-agent's own session: who sums over sessions leaves out those of
+    /// kind SUBAGENT.
+    Subagent = 6,
 }
 impl UsagePurpose {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -4171,6 +4179,7 @@ impl UsagePurpose {
             Self::Compaction => "USAGE_PURPOSE_COMPACTION",
             Self::Judge => "USAGE_PURPOSE_JUDGE",
             Self::Sampling => "USAGE_PURPOSE_SAMPLING",
+            Self::Subagent => "USAGE_PURPOSE_SUBAGENT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -4182,6 +4191,7 @@ impl UsagePurpose {
             "USAGE_PURPOSE_COMPACTION" => Some(Self::Compaction),
             "USAGE_PURPOSE_JUDGE" => Some(Self::Judge),
             "USAGE_PURPOSE_SAMPLING" => Some(Self::Sampling),
+            "USAGE_PURPOSE_SUBAGENT" => Some(Self::Subagent),
             _ => None,
         }
     }
@@ -11068,6 +11078,10 @@ pub struct RecipeSource {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// CreateSession only: required values may be missing for now. UpdateSession(recipe.values) gives them; until then
+    /// turns fail with RECIPE_PARAMETERS_MISSING.
+    #[prost(bool, tag = "6")]
+    pub allow_missing_values: bool,
     /// Where the recipe is.
     #[prost(oneof = "recipe_source::Source", tags = "1, 2, 3, 4")]
     pub source: ::core::option::Option<recipe_source::Source>,
@@ -12554,6 +12568,9 @@ pub struct Schedule {
     /// Number of due runs that were skipped.
     #[prost(int32, tag = "11")]
     pub skipped_run_count: i32,
+    /// Stored recipe that it was made from. Empty when it was made from another source. Output only.
+    #[prost(string, tag = "12")]
+    pub recipe_id: ::prost::alloc::string::String,
 }
 /// ScheduleState tells whether a schedule runs. Tolerate unknown values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -12595,7 +12612,7 @@ impl ScheduleState {
 /// CreateScheduleRequest describes a schedule.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateScheduleRequest {
-    /// Id to use, \[A-Za-z0-9._-\]{1,64}. Empty: minted by the server.
+    /// Id to use, 1 to 64 letters, digits, dots, dashes, underscores and blanks. Empty: minted by the server.
     #[prost(string, tag = "1")]
     pub schedule_id: ::prost::alloc::string::String,
     /// What to run.
@@ -12607,6 +12624,9 @@ pub struct CreateScheduleRequest {
     /// Whether it pauses at first.
     #[prost(bool, tag = "4")]
     pub paused: bool,
+    /// Absolute path of the directory in which its sessions work. Empty: the user's home directory.
+    #[prost(string, tag = "5")]
+    pub working_directory: ::prost::alloc::string::String,
     /// See SessionService.
     #[prost(string, tag = "15")]
     pub idempotency_key: ::prost::alloc::string::String,
@@ -13918,7 +13938,7 @@ pub struct GetSessionStatsResponse {
     /// Number of sessions.
     #[prost(int64, tag = "1")]
     pub session_count: i64,
-    /// Tokens of all calls of all sessions.
+    /// Tokens of all calls of all sessions. Those of sub-agents count once.
     #[prost(int64, tag = "2")]
     pub total_tokens: i64,
 }
@@ -14046,7 +14066,9 @@ pub struct RedactItemRequest {
     #[prost(string, tag = "15")]
     pub idempotency_key: ::prost::alloc::string::String,
 }
-/// RedactItemResponse tells that the body is gone.
+/// RedactItemResponse tells that the body is gone. Summaries that were written from it may still quote it: for each of
+/// them a notice with code summary_may_quote follows in the log, whose data names it (item_id), so that it can be
+/// redacted as well. Forks and exports are copies and keep theirs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RedactItemResponse {
     /// Sequence of the ItemRedacted event.

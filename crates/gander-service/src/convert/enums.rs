@@ -109,6 +109,7 @@ to_pb! {
     }
     usage_purpose_to_pb: UsagePurpose => UsagePurpose {
         Turn = Turn, Title = Title, Compaction = Compaction, Judge = Judge, Sampling = Sampling,
+        Subagent = Subagent,
     }
     cost_source_to_pb: CostSource => CostSource { Provider = Provider, Table = Table }
 }

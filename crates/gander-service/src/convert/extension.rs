@@ -76,7 +76,7 @@ fn sandbox_to_pb(sandbox: &Sandbox) -> pb::ExtensionSandbox {
     pb::ExtensionSandbox {
         mode: mode as i32,
         writable_paths: sandbox.writable_paths.clone(),
-        readable_paths: Vec::new(),
+        readable_paths: sandbox.readable_paths.clone(),
         allow_network: sandbox.network,
     }
 }
@@ -100,14 +100,12 @@ fn sandbox_from_pb(
     v: &mut Violations,
 ) -> Option<Sandbox> {
     let sandbox = sandbox?;
-    if !sandbox.readable_paths.is_empty() {
-        v.add(
-            &at.field("readable_paths"),
-            "is not supported; leave it empty, everything but gander's own files is readable",
-        );
-    }
-    if sandbox.writable_paths.iter().any(|p| !p.starts_with('/')) {
-        v.add(&at.field("writable_paths"), "must be absolute paths");
+    for (field, paths) in
+        [("readable_paths", &sandbox.readable_paths), ("writable_paths", &sandbox.writable_paths)]
+    {
+        if paths.iter().any(|p| !p.starts_with('/')) {
+            v.add(&at.field(field), "must be absolute paths");
+        }
     }
     let mode = match pb::SandboxMode::try_from(sandbox.mode) {
         Ok(pb::SandboxMode::Unspecified | pb::SandboxMode::Off) => return None,
@@ -115,7 +113,12 @@ fn sandbox_from_pb(
         // The narrower reading of what this build does not know.
         Ok(pb::SandboxMode::ReadOnly) | Err(_) => SandboxMode::ReadOnly,
     };
-    Some(Sandbox { mode, writable_paths: sandbox.writable_paths, network: sandbox.allow_network })
+    Some(Sandbox {
+        mode,
+        writable_paths: sandbox.writable_paths,
+        readable_paths: sandbox.readable_paths,
+        network: sandbox.allow_network,
+    })
 }
 
 fn transport_to_pb(transport: &ExtensionTransport, reveal: Reveal) -> pb::extension_config::Kind {

@@ -186,6 +186,7 @@ pub(crate) fn recipe_from_pb(recipe: pb::SessionRecipe, at: &At<'_>, v: &mut Vio
         recipe_json: v.json_object(&at.field("recipe_json"), recipe.recipe_json).unwrap_or_default(),
         recipe_id: non_empty(recipe.recipe_id),
         values: map_from_pb(recipe.values, &at.field("values"), v),
+        rendered_json: None,
     }
 }
 

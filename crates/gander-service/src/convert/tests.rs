@@ -206,7 +206,7 @@ fn extension_configs_are_validated() {
     let sandbox = pb::ExtensionSandbox {
         mode: pb::SandboxMode::ReadOnly as i32,
         writable_paths: vec!["relative".into()],
-        readable_paths: vec!["/usr".into()],
+        readable_paths: vec!["usr".into()],
         allow_network: false,
     };
     assert_eq!(

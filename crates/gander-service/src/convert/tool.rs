@@ -7,7 +7,7 @@ use gander_domain::{
     permission::{PermissionRule, RememberScope, RuleDecision},
     tool::{ToolAnnotations, ToolDefinition, ToolVisibility},
 };
-use gander_engine::CallProgress;
+use gander_engine::{CallProgress, RuleChange, ScopedRule};
 use gander_proto::v1 as pb;
 
 use super::{
@@ -227,19 +227,18 @@ pub(crate) fn rule_to_pb(rule: &PermissionRule, session_id: Option<&SessionId>) 
     }
 }
 
-/// A change of the rules: `None` as decision removes the rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RuleEdit {
-    pub(crate) tool_pattern: String,
-    pub(crate) scope: RememberScope,
-    pub(crate) decision: Option<RuleDecision>,
+/// A rule with what it is bound to.
+pub(crate) fn scoped_rule_to_pb(rule: &ScopedRule) -> pb::PermissionRule {
+    let directory = rule.directory.clone().unwrap_or_default();
+    pb::PermissionRule { directory, ..rule_to_pb(&rule.rule, rule.session_id.as_ref()) }
 }
 
+/// A change of the rules: no decision removes the rule.
 pub(crate) fn rule_edit_from_pb(
     rule: pb::PermissionRule,
     at: &At<'_>,
     v: &mut Violations,
-) -> Option<RuleEdit> {
+) -> Option<RuleChange> {
     let tool_pattern = v.name(&at.field("tool_pattern"), rule.tool_pattern);
     if tool_pattern.strip_suffix('*').unwrap_or(&tool_pattern).contains('*') {
         v.add(&at.field("tool_pattern"), "may have one * at its end and nowhere else");
@@ -249,7 +248,18 @@ pub(crate) fn rule_edit_from_pb(
         v.add(&at.field("scope"), "must be SESSION, PROJECT or USER: a rule outlives its call");
     }
     let decision = v.optional_enum(&at.field("decision"), rule.decision, enums::rule_decision_from_pb);
-    Some(RuleEdit { tool_pattern, scope, decision })
+    let session_id = v.optional_id(&at.field("session_id"), &rule.session_id, |t| SessionId::new(t));
+    if (scope == RememberScope::Session) == rule.session_id.is_empty() {
+        v.add(&at.field("session_id"), "must name the session of a rule with scope SESSION, and of no other");
+    }
+    let directory = non_empty(rule.directory);
+    if (scope == RememberScope::Project) != directory.is_some() {
+        v.add(
+            &at.field("directory"),
+            "must name the directory of a rule with scope PROJECT, and of no other",
+        );
+    }
+    Some(RuleChange { tool_pattern, scope, decision, session_id, directory })
 }
 
 /// A host's report on an open call. Its item id is the call's own and not taken from the report.

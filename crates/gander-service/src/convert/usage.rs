@@ -34,3 +34,16 @@ pub(crate) fn session_usage_to_pb(usage: &SessionUsage) -> pb::SessionUsage {
         cost_totals: usage.cost_totals.as_ref().map(cost_to_pb),
     }
 }
+
+/// Negative numbers, which nobody has counted, are unknown ones.
+pub(crate) fn usage_from_pb(usage: &pb::Usage) -> Usage {
+    let count = |tokens: Option<i64>| tokens.and_then(|tokens| u64::try_from(tokens).ok());
+    Usage {
+        input_tokens: count(usage.input_tokens),
+        output_tokens: count(usage.output_tokens),
+        cache_read_tokens: count(usage.cache_read_tokens),
+        cache_write_tokens: count(usage.cache_write_tokens),
+        reasoning_tokens: count(usage.reasoning_tokens),
+        total_tokens: count(usage.total_tokens),
+    }
+}

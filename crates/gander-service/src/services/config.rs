@@ -2,14 +2,14 @@
 
 use gander_domain::{ErrorDetail, ErrorReason};
 use gander_engine::types::{ConfigError, Origin, SecretOrigin, SecretStatus, recovery};
-use gander_engine::{Engine, config_error};
+use gander_engine::{Engine, PromptTemplate, config_error};
 use gander_proto::v1::{self as pb, config_service_server::ConfigService};
 use tonic::{Request, Response, Status};
 
 use crate::{
     Api,
     convert::{At, Violations},
-    error::{IntoStatus as _, not_implemented},
+    error::IntoStatus as _,
 };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -150,28 +150,38 @@ impl ConfigService for Api {
         &self,
         _request: Request<pb::ListPromptTemplatesRequest>,
     ) -> Answer<pb::ListPromptTemplatesResponse> {
-        Err(not_implemented("ListPromptTemplates"))
+        let templates = self.run_blocking(Engine::prompt_templates).await?;
+        let templates = templates.into_iter().map(template_to_pb).collect();
+        Ok(Response::new(pb::ListPromptTemplatesResponse { templates }))
     }
 
     async fn get_prompt_template(
         &self,
-        _request: Request<pb::GetPromptTemplateRequest>,
+        request: Request<pb::GetPromptTemplateRequest>,
     ) -> Answer<pb::GetPromptTemplateResponse> {
-        Err(not_implemented("GetPromptTemplate"))
+        let name = template_name(request.into_inner().name).or_status()?;
+        let template = self.run_blocking(move |engine| engine.prompt_template(&name)).await?;
+        Ok(Response::new(pb::GetPromptTemplateResponse { template: Some(template_to_pb(template)) }))
     }
 
     async fn set_prompt_template(
         &self,
-        _request: Request<pb::SetPromptTemplateRequest>,
+        request: Request<pb::SetPromptTemplateRequest>,
     ) -> Answer<pb::SetPromptTemplateResponse> {
-        Err(not_implemented("SetPromptTemplate"))
+        let request = request.into_inner();
+        let name = template_name(request.name).or_status()?;
+        let template =
+            self.run_blocking(move |engine| engine.set_prompt_template(&name, &request.content)).await?;
+        Ok(Response::new(pb::SetPromptTemplateResponse { template: Some(template_to_pb(template)) }))
     }
 
     async fn reset_prompt_template(
         &self,
-        _request: Request<pb::ResetPromptTemplateRequest>,
+        request: Request<pb::ResetPromptTemplateRequest>,
     ) -> Answer<pb::ResetPromptTemplateResponse> {
-        Err(not_implemented("ResetPromptTemplate"))
+        let name = template_name(request.into_inner().name).or_status()?;
+        let template = self.run_blocking(move |engine| engine.reset_prompt_template(&name)).await?;
+        Ok(Response::new(pb::ResetPromptTemplateResponse { template: Some(template_to_pb(template)) }))
     }
 
     async fn validate_config(
@@ -229,6 +239,21 @@ fn key(key: String) -> Result<String, ErrorDetail> {
     v.finish(Some(key))
 }
 
+fn template_name(name: String) -> Result<String, ErrorDetail> {
+    let mut v = Violations::default();
+    let name = v.name(&At::root("name"), name);
+    v.finish(Some(name))
+}
+
+fn template_to_pb(template: PromptTemplate) -> pb::PromptTemplate {
+    pb::PromptTemplate {
+        name: template.name,
+        description: template.description,
+        default_content: template.default_content,
+        user_content: template.user_content,
+    }
+}
+
 fn current(engine: &Engine, key: &str) -> Option<pb::ConfigValue> {
     let entry = engine.config().current().get(key)?;
     Some(value_to_pb(key.to_owned(), &entry.value, &entry.origin))
@@ -250,6 +275,7 @@ fn secret_to_pb(secret: &SecretStatus) -> pb::SecretStatus {
     let origin = match &secret.origin {
         None => pb::SecretOrigin::Unspecified,
         Some(SecretOrigin::File { .. }) => pb::SecretOrigin::File,
+        Some(SecretOrigin::Command { .. }) => pb::SecretOrigin::Command,
         Some(SecretOrigin::Environment { .. }) => pb::SecretOrigin::Environment,
     };
     pb::SecretStatus {

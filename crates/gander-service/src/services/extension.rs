@@ -6,8 +6,9 @@ use gander_domain::{
 };
 use gander_engine::types::ConfiguredEntry;
 use gander_engine::types::extension_format as format;
-use gander_engine::{AddExtension, Engine, check_config, config_error};
+use gander_engine::{AddExtension, Engine, LogFollow, check_config, config_error};
 use gander_proto::v1::{self as pb, extension_service_server::ExtensionService};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
         At, Violations,
         extension::{Reveal, config_from_pb, config_to_pb, status_to_pb},
     },
-    error::{IntoStatus as _, not_implemented},
+    error::IntoStatus as _,
     watch::Answers,
 };
 
@@ -31,9 +32,19 @@ impl ExtensionService for Api {
         &self,
         _request: Request<pb::ListExtensionsRequest>,
     ) -> Answer<pb::ListExtensionsResponse> {
-        let (entries, warnings) =
-            self.run_blocking(|engine| Ok(engine.configured_extensions_with_problems())).await?;
-        let extensions = entries.iter().map(configured_to_pb).collect();
+        let (extensions, warnings) = self
+            .run_blocking(|engine| {
+                let (entries, warnings) = engine.configured_extensions_with_problems();
+                let extensions = entries.iter().map(|entry| {
+                    let mut extension = configured_to_pb(entry);
+                    if entry.enabled && engine.lacks_builtin(&entry.config) {
+                        extension.warnings.push(lacking(&entry.config.name));
+                    }
+                    extension
+                });
+                Ok((extensions.collect(), warnings))
+            })
+            .await?;
         Ok(Response::new(pb::ListExtensionsResponse { extensions, warnings }))
     }
 
@@ -47,7 +58,11 @@ impl ExtensionService for Api {
         let config = config.and_then(|c| config_from_pb(c, &At::root("config"), &mut v));
         let config = v.finish(config).or_status()?;
         check_config(&config).or_status()?;
-        let (entry, created) = self.run_blocking(move |engine| put(engine, config, request.enabled)).await?;
+        let put = self.run_blocking(move |engine| {
+            engine.check_extension_policy(&config)?;
+            put(engine, config, request.enabled)
+        });
+        let (entry, created) = put.await?;
         Ok(Response::new(pb::PutExtensionResponse { extension: Some(configured_to_pb(&entry)), created }))
     }
 
@@ -91,14 +106,22 @@ impl ExtensionService for Api {
         &self,
         _request: Request<pb::ListAvailableExtensionsRequest>,
     ) -> Answer<pb::ListAvailableExtensionsResponse> {
-        Err(not_implemented("ListAvailableExtensions"))
+        let available = self.run_blocking(|engine| Ok(engine.available_extensions())).await?;
+        let available = available.iter().map(|(config, configured)| pb::AvailableExtension {
+            // What is configured is read with ListExtensions; here nobody needs its values.
+            config: Some(config_to_pb(config, Reveal::Keys)),
+            configured: *configured,
+        });
+        Ok(Response::new(pb::ListAvailableExtensionsResponse { extensions: available.collect() }))
     }
 
     async fn install_extension_link(
         &self,
-        _request: Request<pb::InstallExtensionLinkRequest>,
+        request: Request<pb::InstallExtensionLinkRequest>,
     ) -> Answer<pb::InstallExtensionLinkResponse> {
-        Err(not_implemented("InstallExtensionLink"))
+        let link = format::parse_link(&request.into_inner().link).map_err(ErrorDetail::from).or_status()?;
+        let installed = self.run_blocking(move |engine| install(engine, link)).await?;
+        Ok(Response::new(installed))
     }
 
     async fn add_session_extension(
@@ -162,13 +185,16 @@ impl ExtensionService for Api {
         request: Request<pb::ReadExtensionLogRequest>,
     ) -> Answer<Self::ReadExtensionLogStream> {
         let request = request.into_inner();
-        if request.follow {
-            return Err(not_implemented("ReadExtensionLog.follow"));
-        }
         let (id, name) = session_and_name(&request.session_id, request.extension_name).or_status()?;
         let tail = usize::try_from(request.tail_bytes)
             .map_err(|_| ErrorDetail::invalid("tail_bytes", "must not be negative"))
             .or_status()?;
+        if request.follow {
+            let permit = self.open_stream().or_status()?;
+            let following =
+                self.run(|engine| async move { engine.follow_extension_log(&id, &name).await }).await?;
+            return Ok(Response::new(followed(following, tail, permit)));
+        }
         let text = self.run(|engine| async move { engine.extension_log(&id, &name).await }).await?;
         let text = last_bytes(text, tail);
         let parts = (!text.is_empty()).then(|| Ok(pb::ReadExtensionLogResponse { text }));
@@ -208,6 +234,24 @@ impl ExtensionService for Api {
             sequence: done.sequence,
         }))
     }
+}
+
+/// What is kept of a log, then what follows, until the extension is gone.
+fn followed(
+    (kept, mut follow): (String, LogFollow),
+    tail: usize,
+    permit: OwnedSemaphorePermit,
+) -> Answers<pb::ReadExtensionLogResponse> {
+    Box::pin(async_stream::stream! {
+        let _permit = permit;
+        let kept = last_bytes(kept, tail);
+        if !kept.is_empty() {
+            yield Ok(pb::ReadExtensionLogResponse { text: kept });
+        }
+        while let Some(text) = follow.next().await {
+            yield Ok(pb::ReadExtensionLogResponse { text });
+        }
+    })
 }
 
 /// At most the last `tail` bytes of a text, from a whole character on; 0 is all of it.
@@ -254,9 +298,14 @@ fn configured_to_pb(entry: &ConfiguredEntry) -> pb::ConfiguredExtension {
         config_key: entry.key.clone(),
         warnings: format::validate(&entry.config)
             .into_iter()
+            .chain(format::warnings(&entry.config))
             .map(|v| format!("{}: {}", v.field, v.description))
             .collect(),
     }
+}
+
+fn lacking(name: &str) -> String {
+    format!("name: no extension {name:?} is part of this daemon, so it cannot start; disable or remove it")
 }
 
 fn find(engine: &Engine, name: &str) -> Result<ConfiguredEntry, ErrorDetail> {
@@ -280,6 +329,39 @@ fn keep_implied(engine: &Engine) -> Result<(), ErrorDetail> {
         }
     }
     Ok(())
+}
+
+/// Stores what a link offers, disabled, unless something of that name is there already.
+fn install(
+    engine: &Engine,
+    link: format::ExtensionLink,
+) -> Result<pb::InstallExtensionLinkResponse, ErrorDetail> {
+    engine.check_extension_policy(&link.config)?;
+    let (entry, created) = match find(engine, &link.config.name) {
+        Ok(entry) => (entry, false),
+        Err(_) => {
+            let key = extension_key(&link.config.name);
+            (ConfiguredEntry { key, enabled: false, config: link.config }, true)
+        }
+    };
+    let mut warnings = link.warnings;
+    if created {
+        keep_implied(engine)?;
+        write(engine, &entry)?;
+    } else {
+        warnings.push(format!("{} is configured already and was not changed", entry.config.name));
+    }
+    let unresolved = link.keys.iter().filter(|key| match key {
+        format::LinkKey::Secret(name) => engine.config().secret(name).is_none(),
+        format::LinkKey::Header(_) => true,
+    });
+    Ok(pb::InstallExtensionLinkResponse {
+        unresolved_keys: unresolved.map(|key| key.name().to_owned()).collect(),
+        extension: Some(configured_to_pb(&entry)),
+        warnings,
+        installation_notes: link.installation_notes,
+        created,
+    })
 }
 
 fn put(

@@ -1,8 +1,12 @@
 //! The history half of SessionService: items, events, forks, imports.
 
-use gander_domain::{ErrorDetail, Item, ItemId, MessageId, SessionId, Timestamp, TurnId, item::Origin};
+use gander_domain::{
+    ErrorDetail, Item, ItemId, MessageId, SessionId, Timestamp, TurnId, item::Origin, session::TitleSource,
+    usage::SessionUsage,
+};
 use gander_engine::{
-    ForkRequest, ImportRequest, ImportSource, ItemsQuery, NewSession, Source as _, SystemSource,
+    ForkRequest, ImportRequest, ImportSource, ImportedHistory, ItemsQuery, NewSession, Source as _,
+    SystemSource,
 };
 use gander_proto::v1 as pb;
 
@@ -13,6 +17,7 @@ use crate::{
         At, Violations, enums, event,
         item::{Defaults, item_from_pb, item_to_pb},
         non_empty, session,
+        usage::usage_from_pb,
     },
     paging::page_size,
 };
@@ -123,11 +128,32 @@ fn document_from_pb(document: pb::SessionDocument, v: &mut Violations) -> Import
     let at = At::root("document");
     let settings = document.session.unwrap_or_default();
     let session_at = at.field("session");
+    let title_source = match settings.title_source() {
+        pb::TitleSource::User => TitleSource::User,
+        pb::TitleSource::Generated => TitleSource::Generated,
+        pb::TitleSource::Default | pb::TitleSource::Unspecified => TitleSource::Default,
+    };
     let original_id = non_empty(settings.session_id);
     let format = v.name(&at.field("format"), document.format);
     let kind = v.optional_enum(&session_at.field("kind"), settings.kind, enums::session_kind_from_pb);
     let extensions = crate::convert::extension::configs_from_pb(document.extensions, &at, "extensions", v);
     let mode = settings.mode.and_then(|m| v.required_enum(&session_at.field("mode"), m, enums::mode_from_pb));
+    let usage = settings.usage.unwrap_or_default();
+    let history = ImportedHistory {
+        create_time: v.time(&session_at.field("create_time"), settings.create_time),
+        update_time: v.time(&session_at.field("update_time"), settings.update_time),
+        title_source,
+        usage: SessionUsage {
+            last_call: usage.last_call.as_ref().map(usage_from_pb).unwrap_or_default(),
+            totals: usage.totals.as_ref().map(usage_from_pb).unwrap_or_default(),
+            cost_totals: None,
+        },
+        extension_state: session::map_from_pb(
+            settings.extension_state_json,
+            &session_at.field("extension_state_json"),
+            v,
+        ),
+    };
     let session = NewSession {
         working_directory: settings.working_directory,
         title: v.short(&session_at.field("title"), settings.title),
@@ -135,6 +161,7 @@ fn document_from_pb(document: pb::SessionDocument, v: &mut Violations) -> Import
         model: settings.model.map(|m| session::model_from_pb(m, &session_at.field("model"), v)),
         mode,
         recipe: settings.recipe.map(|r| session::recipe_from_pb(r, &session_at.field("recipe"), v)),
+        schedule_id: non_empty(settings.schedule_id),
         labels: session::map_from_pb(settings.labels, &session_at.field("labels"), v),
         extensions: gander_engine::ExtensionSelection {
             // A document without extensions says nothing about them.
@@ -144,7 +171,13 @@ fn document_from_pb(document: pb::SessionDocument, v: &mut Violations) -> Import
         ..NewSession::default()
     };
     let items = items(document.items, Origin::Import, Some(&at), v);
-    ImportSource::Document { format, original_id, session: Box::new(session), items }
+    ImportSource::Document {
+        format,
+        original_id,
+        session: Box::new(session),
+        history: Box::new(history),
+        items,
+    }
 }
 
 pub(super) async fn list_items(

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     Api,
     context::incoming,
-    convert::{At, Violations, host, tool},
+    convert::{At, Violations, error_to_pb, host, tool},
     error::IntoStatus as _,
     watch::{Answers, closing},
 };
@@ -60,6 +60,14 @@ fn progress(
     v.finish(id.zip(report))
 }
 
+fn withdrawal(id: &HostCallId) -> pb::HostCallWithdrawn {
+    let why = ErrorDetail::new(
+        ErrorReason::HostCallNotFound,
+        "nobody waits for this call any more: it was cancelled, or took too long",
+    );
+    pb::HostCallWithdrawn { host_call_id: id.to_string(), cause: Some(error_to_pb(&why)) }
+}
+
 async fn attach(
     api: &Api,
     request: pb::AttachHostRequest,
@@ -82,17 +90,20 @@ async fn attach(
     let wrap = |payload| Ok(pb::AttachHostResponse { payload: Some(payload) });
     Ok(Box::pin(async_stream::stream! {
         let _permit = permit;
-        let HostAttachment { mut calls, registration } = attachment;
+        let HostAttachment { mut calls, mut withdrawn, registration } = attachment;
         let closed = engine.closing();
         let attached = pb::HostAttached { host_id: SystemSource.unique(), last_sequence };
         yield wrap(Payload::Attached(attached));
         loop {
             let payload = tokio::select! {
+                // A withdrawal must not overtake its call.
+                biased;
                 call = calls.recv() => match call {
                     Some(call) => Payload::Call(host::call_to_pb(&call, registration.session_id())),
                     // The session was unloaded by force: it is deleted, or the daemon stops.
                     None => break,
                 },
+                Some(id) = withdrawn.recv() => Payload::Withdrawn(withdrawal(&id)),
                 () = closed.cancelled() => break,
                 () = tokio::time::sleep(interval) => Payload::Keepalive(pb::HostKeepalive {}),
             };

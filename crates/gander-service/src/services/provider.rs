@@ -1,15 +1,15 @@
 //! ProviderService.
 
 use gander_domain::{ErrorDetail, ErrorReason};
-use gander_engine::config_error;
-use gander_engine::types::{ModelInfo, ProviderInfo};
+use gander_engine::types::{ModelInfo, ProviderInfo, facts_of};
+use gander_engine::{CustomDefinition, config_error};
 use gander_proto::v1::{self as pb, provider_service_server::ProviderService};
 use tonic::{Request, Response, Status};
 
 use crate::{
     Api,
     convert::{At, Violations, error_to_pb, int64, or_empty},
-    error::{IntoStatus as _, not_implemented},
+    error::IntoStatus as _,
     watch::Answers,
 };
 
@@ -44,29 +44,29 @@ impl ProviderService for Api {
         let request = request.into_inner();
         let model_id = name("model_id", request.model_id).or_status()?;
         let providers = self.run_blocking(|engine| Ok(engine.providers())).await?;
-        let wanted =
-            |info: &&ProviderInfo| request.provider_id.is_empty() || info.provider_id == request.provider_id;
-        let found = providers.iter().map(|(info, _)| info).filter(wanted).find_map(|info| {
-            let model = info.models.iter().find(|m| m.model_id == model_id)?;
-            Some((info.provider_id.clone(), model_to_pb(model)))
-        });
-        let (provider_id, model) = found
+        if !request.provider_id.is_empty()
+            && !providers.iter().any(|(info, _)| info.provider_id == request.provider_id)
+        {
+            return Err(provider_not_found(&request.provider_id)).or_status();
+        }
+        let (provider_id, model) = known_model(&providers, &request.provider_id, &model_id)
             .ok_or_else(|| {
                 let message =
                     format!("nothing is known about model {model_id:?}; ListModels shows the known ones");
                 ErrorDetail::new(ErrorReason::ModelUnknown, message).with("modelId", &model_id)
             })
             .or_status()?;
-        Ok(Response::new(pb::GetModelInfoResponse { model: Some(model), provider_id }))
+        Ok(Response::new(pb::GetModelInfoResponse { model: Some(model_to_pb(&model)), provider_id }))
     }
 
     async fn check_provider(
         &self,
         request: Request<pb::CheckProviderRequest>,
     ) -> Answer<pb::CheckProviderResponse> {
-        let provider_id = name("provider_id", request.into_inner().provider_id).or_status()?;
+        let request = request.into_inner();
+        let provider_id = name("provider_id", request.provider_id).or_status()?;
         // That it does not work is an answer; that there is none such is an error.
-        let error = match self.engine.check_provider(&provider_id).await {
+        let error = match self.engine.check_provider(&provider_id, &request.model_id).await {
             Ok(()) => None,
             Err(e) if e.reason == ErrorReason::ProviderNotFound => return Err(e).or_status(),
             Err(e) => Some(error_to_pb(&e)),
@@ -76,9 +76,15 @@ impl ProviderService for Api {
 
     async fn detect_provider(
         &self,
-        _request: Request<pb::DetectProviderRequest>,
+        request: Request<pb::DetectProviderRequest>,
     ) -> Answer<pb::DetectProviderResponse> {
-        Err(not_implemented("DetectProvider"))
+        let api_key = request.into_inner().api_key;
+        if api_key.trim().is_empty() {
+            return Err(ErrorDetail::invalid("api_key", "must not be empty")).or_status();
+        }
+        let (provider_id, models) = self.engine.detect_provider(&api_key).await.or_status()?;
+        let models = models.iter().map(model_to_pb).collect();
+        Ok(Response::new(pb::DetectProviderResponse { provider_id, models }))
     }
 
     async fn set_default_model(
@@ -93,7 +99,7 @@ impl ProviderService for Api {
         // Also without `verify`: a default that names no provider helps nobody.
         self.engine.list_models(&provider_id, false).await.or_status()?;
         if request.verify {
-            self.engine.check_provider(&provider_id).await.or_status()?;
+            self.engine.check_provider(&provider_id, &model_id).await.or_status()?;
         }
         let (provider, model) = (provider_id.clone(), model_id.clone());
         self.run_blocking(move |engine| {
@@ -109,38 +115,134 @@ impl ProviderService for Api {
 
     async fn authenticate_provider(
         &self,
-        _request: Request<pb::AuthenticateProviderRequest>,
+        request: Request<pb::AuthenticateProviderRequest>,
     ) -> Answer<Self::AuthenticateProviderStream> {
-        Err(not_implemented("AuthenticateProvider"))
+        let provider_id = name("provider_id", request.into_inner().provider_id).or_status()?;
+        let providers = self.run_blocking(|engine| Ok(engine.providers())).await?;
+        let Some((info, _)) = providers.iter().find(|(info, _)| info.provider_id == provider_id) else {
+            return Err(provider_not_found(&provider_id)).or_status();
+        };
+        let secret = info.config_keys.iter().find(|key| key.secret).map(|key| key.name.as_str());
+        let remedy = match secret {
+            Some(key) => format!("store its key with SetSecret under {key}"),
+            None if info.kind == "agent" => "sign in with the agent's own program".to_owned(),
+            None => "it needs none".to_owned(),
+        };
+        let message = format!("provider {provider_id} offers no sign-in; {remedy}");
+        let error = ErrorDetail::new(ErrorReason::NotImplemented, message);
+        Err(error.with("providerId", &provider_id)).or_status()
     }
 
     async fn create_custom_provider(
         &self,
-        _request: Request<pb::CreateCustomProviderRequest>,
+        request: Request<pb::CreateCustomProviderRequest>,
     ) -> Answer<pb::CreateCustomProviderResponse> {
-        Err(not_implemented("CreateCustomProvider"))
+        let request = request.into_inner();
+        let (provider_id, definition) = self
+            .run_blocking(move |engine| {
+                engine.create_custom_provider(&request.definition_json, request.api_key.as_deref())
+            })
+            .await?;
+        let provider = Some(custom_to_pb(provider_id, definition));
+        Ok(Response::new(pb::CreateCustomProviderResponse { provider }))
     }
 
     async fn get_custom_provider(
         &self,
-        _request: Request<pb::GetCustomProviderRequest>,
+        request: Request<pb::GetCustomProviderRequest>,
     ) -> Answer<pb::GetCustomProviderResponse> {
-        Err(not_implemented("GetCustomProvider"))
+        let provider_id = name("provider_id", request.into_inner().provider_id).or_status()?;
+        let wanted = provider_id.clone();
+        let definition = self.run_blocking(move |engine| engine.custom_provider(&wanted)).await?;
+        let editable = definition.custom;
+        let provider = Some(custom_to_pb(provider_id, definition));
+        Ok(Response::new(pb::GetCustomProviderResponse { provider, editable }))
     }
 
     async fn update_custom_provider(
         &self,
-        _request: Request<pb::UpdateCustomProviderRequest>,
+        request: Request<pb::UpdateCustomProviderRequest>,
     ) -> Answer<pb::UpdateCustomProviderResponse> {
-        Err(not_implemented("UpdateCustomProvider"))
+        let request = request.into_inner();
+        let provider_id = name("provider_id", request.provider_id).or_status()?;
+        let (definition_json, api_key) = (request.definition_json, request.api_key);
+        let (provider_id, definition) = self
+            .run_blocking(move |engine| {
+                engine.update_custom_provider(&provider_id, &definition_json, api_key.as_deref())
+            })
+            .await?;
+        let provider = Some(custom_to_pb(provider_id, definition));
+        Ok(Response::new(pb::UpdateCustomProviderResponse { provider }))
     }
 
     async fn delete_custom_provider(
         &self,
-        _request: Request<pb::DeleteCustomProviderRequest>,
+        request: Request<pb::DeleteCustomProviderRequest>,
     ) -> Answer<pb::DeleteCustomProviderResponse> {
-        Err(not_implemented("DeleteCustomProvider"))
+        let request = request.into_inner();
+        let provider_id = name("provider_id", request.provider_id).or_status()?;
+        let wanted = provider_id.clone();
+        let removed = self.run_blocking(move |engine| engine.delete_custom_provider(&wanted)).await?;
+        if !removed && !request.allow_missing {
+            return Err(provider_not_found(&provider_id)).or_status();
+        }
+        Ok(Response::new(pb::DeleteCustomProviderResponse {}))
     }
+}
+
+fn custom_to_pb(provider_id: String, definition: CustomDefinition) -> pb::CustomProvider {
+    pb::CustomProvider {
+        provider_id,
+        definition_json: definition.definition_json,
+        has_api_key: definition.has_key,
+    }
+}
+
+fn provider_not_found(provider_id: &str) -> ErrorDetail {
+    let message = format!("provider {provider_id:?} is not known; ListProviders shows those that are");
+    ErrorDetail::new(ErrorReason::ProviderNotFound, message).with("providerId", provider_id)
+}
+
+/// A model by its name, whatever stands around it: `anthropic/claude-sonnet-4.5` is Anthropic's `claude-sonnet-4-5`. What is
+/// known of it in general counts where no provider lists it.
+fn known_model(
+    providers: &[(ProviderInfo, bool)],
+    provider_id: &str,
+    model_id: &str,
+) -> Option<(String, ModelInfo)> {
+    let prefix = model_id.split_once('/').map(|(prefix, _)| prefix);
+    let searched: Vec<&ProviderInfo> = providers
+        .iter()
+        .map(|(info, _)| info)
+        .filter(|info| provider_id.is_empty() || info.provider_id == provider_id)
+        .collect();
+    let exact = searched.iter().find_map(|info| {
+        let model = info.models.iter().find(|m| m.model_id == model_id)?;
+        Some((info.provider_id.clone(), model.clone()))
+    });
+    let facts = facts_of(model_id);
+    let near = |info: &&&ProviderInfo| {
+        let same =
+            |m: &ModelInfo| facts.is_some() && facts_of(&m.model_id).map(|f| &f.id) == facts.map(|f| &f.id);
+        info.models.iter().find(|m| same(m)).map(|m| (info.provider_id.clone(), m.clone()))
+    };
+    exact
+        .or_else(|| {
+            searched.iter().filter(|info| Some(info.provider_id.as_str()) == prefix).find_map(|i| near(&i))
+        })
+        .or_else(|| searched.iter().find_map(|info| near(&info)))
+        .or_else(|| {
+            let facts = facts?;
+            let seller = if provider_id.is_empty() { prefix.unwrap_or_default() } else { provider_id };
+            let info = ModelInfo {
+                model_id: model_id.to_owned(),
+                display_name: facts.display_name.clone(),
+                context_window_tokens: facts.context_window_tokens,
+                max_output_tokens: facts.max_output_tokens,
+                price_micros_per_million: facts.prices_at(seller),
+            };
+            Some((provider_id.to_owned(), info))
+        })
 }
 
 fn name(field: &str, text: String) -> Result<String, ErrorDetail> {
@@ -180,6 +282,7 @@ fn provider_to_pb(info: &ProviderInfo, configured: bool) -> pb::Provider {
 }
 
 fn model_to_pb(model: &ModelInfo) -> pb::ModelInfo {
+    let facts = facts_of(&model.model_id);
     let [input, output, cache_read, cache_write] = model.price_micros_per_million.map(|p| p.map(int64));
     let price = pb::ModelPrice {
         input_micros: input,
@@ -194,9 +297,9 @@ fn model_to_pb(model: &ModelInfo) -> pb::ModelInfo {
         context_window_tokens: model.context_window_tokens.map(int64),
         max_output_tokens: model.max_output_tokens.map(int64),
         price: model.price_micros_per_million.iter().any(Option::is_some).then_some(price),
-        supports_tools: None,
-        supports_images: None,
-        supports_reasoning: None,
-        supports_cache_control: None,
+        supports_tools: facts.map(|f| f.supports_tools),
+        supports_images: facts.map(|f| f.supports_images),
+        supports_reasoning: facts.map(|f| f.supports_reasoning),
+        supports_cache_control: facts.map(|f| f.supports_cache_control),
     }
 }

@@ -12,8 +12,8 @@ use super::{
 use crate::{
     Api,
     context::incoming,
-    convert::{At, Violations, extension, session},
-    error::{IntoStatus as _, not_implemented},
+    convert::{At, Violations, extension, item::item_to_pb, session},
+    error::IntoStatus as _,
     paging::{fill, page_size},
     watch::{Answers, Watch},
 };
@@ -174,9 +174,15 @@ impl SessionService for Api {
 
     async fn compact_session(
         &self,
-        _request: Request<pb::CompactSessionRequest>,
+        request: Request<pb::CompactSessionRequest>,
     ) -> Answer<pb::CompactSessionResponse> {
-        Err(not_implemented("CompactSession"))
+        let (context, request) = incoming(request)?;
+        let id = session_id(&request.session_id).or_status()?;
+        let done = self
+            .run(|engine| async move { engine.compact_session(&context, &id, request.instructions).await })
+            .await?;
+        let item = done.value.as_ref().map(item_to_pb);
+        Ok(Response::new(pb::CompactSessionResponse { item, sequence: done.sequence }))
     }
 
     async fn search_sessions(
@@ -268,9 +274,14 @@ impl SessionService for Api {
 
     async fn list_commands(
         &self,
-        _request: Request<pb::ListCommandsRequest>,
+        request: Request<pb::ListCommandsRequest>,
     ) -> Answer<pb::ListCommandsResponse> {
-        Err(not_implemented("ListCommands"))
+        let mut v = Violations::default();
+        let id = v.optional_id(&At::root("session_id"), &request.get_ref().session_id, |t| SessionId::new(t));
+        let id = v.finish(Some(id)).or_status()?;
+        let commands = self.engine.list_commands(id.as_ref()).await.or_status()?;
+        let commands = commands.iter().map(session::command_to_pb).collect();
+        Ok(Response::new(pb::ListCommandsResponse { commands }))
     }
 
     type ReadContentStream = Answers<pb::ReadContentResponse>;
@@ -341,7 +352,7 @@ fn has_labels(session: &Session, request: &pb::ListSessionsRequest) -> bool {
 fn key(session: &Session, order: ListOrder) -> (gander_domain::Timestamp, SessionId) {
     let time = match order {
         ListOrder::UpdateTimeDesc => session.update_time,
-        ListOrder::CreateTimeDesc => session.create_time,
+        ListOrder::CreateTimeDesc | ListOrder::CreateTimeAsc => session.create_time,
     };
     (time, session.session_id.clone())
 }
@@ -375,15 +386,11 @@ async fn search_sessions(
         words,
         after: v.time(&At::root("after_time"), request.after_time),
         before: v.time(&At::root("before_time"), request.before_time),
-        // The store does not search in one session only: look further and filter.
-        limit_messages: if only.is_some() { 1_000 } else { limit },
+        session_id: only,
+        limit_messages: limit,
     };
     let query = v.finish(Some(query))?;
-    let mut hits = api.engine.search_sessions(query).await?;
-    if let Some(only) = &only {
-        hits.retain(|h| h.session.session_id == *only);
-        hits.iter_mut().for_each(|h| h.messages.truncate(limit));
-    }
+    let hits = api.engine.search_sessions(query).await?;
     let total = hits.iter().map(|h| h.messages.len()).sum::<usize>();
     let matches = hits
         .iter()

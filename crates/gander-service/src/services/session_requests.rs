@@ -1,7 +1,7 @@
 //! Requests of SessionService as the engine takes them.
 
 use gander_domain::{
-    ErrorDetail, ErrorReason, Session, SessionId,
+    ErrorDetail, Session, SessionId,
     session::{SessionKind, SessionRecipe},
 };
 use gander_engine::types::{ArchivedFilter, ListOrder, ListQuery};
@@ -14,7 +14,8 @@ pub(super) fn new_session(request: pb::CreateSessionRequest) -> Result<NewSessio
     let mut v = Violations::default();
     let kind =
         v.optional_enum(&At::root("kind"), request.kind, enums::session_kind_from_pb).unwrap_or_default();
-    let recipe = request.recipe.map(|r| recipe(r, &mut v)).transpose()?.flatten();
+    let recipe_request =
+        request.recipe.and_then(|r| super::recipe::source_from_pb(r, &At::root("recipe"), &mut v));
     let extensions = extension::selection_from_pb(request.extensions, &At::root("extensions"), &mut v);
     let extensions = match extensions {
         extension::Selection::Configured { add } => {
@@ -38,7 +39,8 @@ pub(super) fn new_session(request: pb::CreateSessionRequest) -> Result<NewSessio
         model: request.model.map(|m| session::model_from_pb(m, &At::root("model"), &mut v)),
         mode: mode(request.mode, &At::root("mode"), &mut v),
         extensions,
-        recipe,
+        recipe: None,
+        recipe_request,
         labels: session::map_from_pb(request.labels, &At::root("labels"), &mut v),
         client_environment: session::map_from_pb(
             request.client_environment,
@@ -47,37 +49,27 @@ pub(super) fn new_session(request: pb::CreateSessionRequest) -> Result<NewSessio
         ),
         demo_allowed: request.demo_allowed,
         instructions: session::instructions_from_pb(request.instructions, &At::root("instructions"), &mut v),
-        container: non_empty(v.short(&At::root("container"), request.container)),
+        container: container(&At::root("container"), request.container, &mut v),
         parent: request.parent.and_then(|p| session::parent_from_pb(&p, &At::root("parent"), &mut v)),
+        schedule_id: None,
     };
     v.finish(Some(new))
 }
 
-fn mode(mode: Option<i32>, at: &At<'_>, v: &mut Violations) -> Option<gander_domain::session::Mode> {
-    v.required_enum(at, mode?, enums::mode_from_pb)
+/// An id or name as container engines make them. It becomes a word of a command line, where a dash would begin an option.
+fn container(at: &At<'_>, text: String, v: &mut Violations) -> Option<String> {
+    let text = v.short(at, text);
+    let first = text.bytes().next();
+    let fits = first.is_none_or(|b| b.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-/".contains(&b));
+    if !fits {
+        v.add(at, "must be the id or name of a container: letters, digits, `_`, `.`, `-` and `/`");
+    }
+    non_empty(text)
 }
 
-/// A recipe as text. Stored ones, links and files need the recipe store, which the engine does not have yet.
-fn recipe(source: pb::RecipeSource, v: &mut Violations) -> Result<Option<SessionRecipe>, ErrorDetail> {
-    use pb::recipe_source::Source;
-    let values = session::map_from_pb(source.values, &At::root("recipe").field("values"), v);
-    let what = match source.source {
-        Some(Source::RecipeJson(text)) => {
-            let at = At::root("recipe");
-            let text = v.json_object(&at.field("recipe_json"), text);
-            return Ok(text.map(|recipe_json| SessionRecipe { recipe_json, recipe_id: None, values }));
-        }
-        None => {
-            v.add(&At::root("recipe"), "must be recipe_json, recipe_id, deeplink or file_path");
-            return Ok(None);
-        }
-        Some(Source::RecipeId(_)) => "recipe.recipe_id",
-        Some(Source::Deeplink(_)) => "recipe.deeplink",
-        Some(Source::FilePath(_)) => "recipe.file_path",
-    };
-    let message =
-        format!("{what} is not implemented in this version of the daemon; send the recipe as recipe_json");
-    Err(ErrorDetail::new(ErrorReason::NotImplemented, message).with("field", what))
+fn mode(mode: Option<i32>, at: &At<'_>, v: &mut Violations) -> Option<gander_domain::session::Mode> {
+    v.required_enum(at, mode?, enums::mode_from_pb)
 }
 
 /// What `update_mask` names, as a patch; fields that it names and that are unset are cleared.
@@ -130,7 +122,7 @@ pub(super) fn patch(
                 patch.labels = Some(session::map_from_pb(labels, &at, &mut v));
             }
             "container" => {
-                patch.container = Some(non_empty(v.short(&at, std::mem::take(&mut wanted.container))));
+                patch.container = Some(container(&at, std::mem::take(&mut wanted.container), &mut v));
             }
             other => {
                 let known = "title, working_directory, additional_directories, model, mode, archive_time, \
@@ -176,11 +168,9 @@ pub(super) fn list_query(request: &pb::ListSessionsRequest) -> Result<ListQuery,
     let order = match pb::SessionOrder::try_from(request.order) {
         Ok(pb::SessionOrder::Unspecified | pb::SessionOrder::UpdateTimeDesc) => ListOrder::UpdateTimeDesc,
         Ok(pb::SessionOrder::CreateTimeDesc) => ListOrder::CreateTimeDesc,
-        _ => {
-            v.add(
-                &At::root("order"),
-                "must be UPDATE_TIME_DESC or CREATE_TIME_DESC in this version of the daemon",
-            );
+        Ok(pb::SessionOrder::CreateTimeAsc) => ListOrder::CreateTimeAsc,
+        Err(_) => {
+            v.add(&At::root("order"), "must be UPDATE_TIME_DESC, CREATE_TIME_DESC or CREATE_TIME_ASC");
             ListOrder::UpdateTimeDesc
         }
     };

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use gander_domain::{
-    Timestamp,
+    ErrorReason, Timestamp,
     session::{Instruction, Mode, ModelSelection, SessionState, TitleSource},
     usage::SessionUsage,
 };
+
+use gander_engine::RecipeOrigin;
 
 use super::*;
 
@@ -69,7 +71,7 @@ fn the_mask_sets_and_clears() {
             },
             pb::SessionInstruction { key: "gone".into(), ..Default::default() },
         ],
-        container: "not in the mask".into(),
+        container: "not_in_the_mask".into(),
         ..Default::default()
     };
     let mask = ["title", "model", "mode", "archive_time", "labels", "instructions"];
@@ -134,14 +136,19 @@ fn new_sessions_are_validated() {
 }
 
 #[test]
-fn stored_recipes_are_refused_honestly() {
+fn recipes_come_from_four_places() {
     let source = |source| pb::RecipeSource { source: Some(source), ..Default::default() };
     let create =
         |recipe| new_session(pb::CreateSessionRequest { recipe: Some(recipe), ..Default::default() });
     let text = pb::recipe_source::Source::RecipeJson("{\"title\":\"x\"}".into());
-    assert_eq!(create(source(text)).unwrap().recipe.unwrap().recipe_json, "{\"title\":\"x\"}");
+    let origin = |recipe| create(recipe).unwrap().recipe_request.unwrap().origin;
+    assert_eq!(origin(source(text)), RecipeOrigin::Json("{\"title\":\"x\"}".into()));
     let stored = pb::recipe_source::Source::RecipeId("r".into());
-    assert_eq!(create(source(stored)).unwrap_err().reason, ErrorReason::NotImplemented);
+    assert_eq!(origin(source(stored)), RecipeOrigin::Stored("r".into()));
+    let relative = create(source(pb::recipe_source::Source::FilePath("r.yaml".into()))).unwrap_err();
+    assert_eq!(fields(&relative), ["recipe.file_path"]);
+    let text = create(source(pb::recipe_source::Source::RecipeJson("[]".into()))).unwrap_err();
+    assert_eq!(fields(&text), ["recipe.recipe_json"]);
     assert_eq!(create(pb::RecipeSource::default()).unwrap_err().reason, ErrorReason::InvalidField);
 }
 

@@ -8,10 +8,11 @@ use gander_proto::v1::{self as pb, ServerChangeKind as Kind, system_service_serv
 use tokio::sync::{OwnedSemaphorePermit, broadcast::error::RecvError};
 use tonic::{Request, Response, Status};
 
+use super::content;
 use crate::{
     Api, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES,
     convert::{At, Violations, duration_to_pb, int32, int64, session},
-    error::{IntoStatus as _, not_implemented},
+    error::IntoStatus as _,
     watch::{Answers, closing},
 };
 
@@ -19,13 +20,18 @@ type Answer<T> = Result<Response<T>, Status>;
 
 /// What this daemon can do beyond the basics; clients look for a name instead of comparing versions.
 const FEATURES: &[&str] = &[
+    "compaction",
     "config",
+    "diagnostics",
     "direct_tool_calls",
     "export_import",
     "extensions",
     "host_service",
     "permission_rules",
+    "recipes",
+    "prompt_templates",
     "redaction",
+    "schedules",
     "search",
 ];
 /// Largest event, by the rule that larger values are stored beside the log.
@@ -82,9 +88,27 @@ impl SystemService for Api {
 
     async fn get_diagnostics(
         &self,
-        _request: Request<pb::GetDiagnosticsRequest>,
+        request: Request<pb::GetDiagnosticsRequest>,
     ) -> Answer<Self::GetDiagnosticsStream> {
-        Err(not_implemented("GetDiagnostics"))
+        let mut v = Violations::default();
+        let id = v.optional_id(&At::root("session_id"), &request.get_ref().session_id, |t| SessionId::new(t));
+        let id = v.finish(Some(id)).or_status()?;
+        let info = self.engine.info().await;
+        let server = self.server_info(&info);
+        let described = serde_json::json!({
+            "version": server.version,
+            "commit": server.commit,
+            "platform": server.platform,
+            "features": server.api_features,
+            "data_directory": server.data_directory,
+            "config_directory": server.config_directory,
+            "uptime_seconds": info.uptime.as_secs(),
+            "active_turns": info.active_turns,
+            "loaded_sessions": info.loaded_sessions,
+            "listeners": server.listeners.iter().map(|l| &l.address).collect::<Vec<_>>(),
+        });
+        let bytes = self.engine.diagnostics(id.as_ref(), described).await.or_status()?;
+        Ok(Response::new(content::chunks(bytes.into(), |data| pb::GetDiagnosticsResponse { data })))
     }
 
     async fn shutdown(&self, request: Request<pb::ShutdownRequest>) -> Answer<pb::ShutdownResponse> {
@@ -190,10 +214,13 @@ fn watch_server(
 
 fn hint(change: Change) -> Vec<pb::ServerChange> {
     let (kind, id) = match change {
-        Change::Session(id) => (Kind::Sessions, id),
-        Change::Interactions(id) => (Kind::Interactions, id),
+        Change::Session(id) => (Kind::Sessions, Some(id)),
+        Change::Interactions(id) => (Kind::Interactions, Some(id)),
+        Change::Recipes => (Kind::Recipes, None),
+        Change::Schedules => (Kind::Schedules, None),
     };
-    vec![pb::ServerChange { kind: kind as i32, subject_id: id.as_str().to_owned() }]
+    let subject_id = id.map(|id| id.as_str().to_owned()).unwrap_or_default();
+    vec![pb::ServerChange { kind: kind as i32, subject_id }]
 }
 
 fn anything(kinds: &[Kind]) -> Vec<pb::ServerChange> {

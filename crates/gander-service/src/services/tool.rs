@@ -5,11 +5,10 @@ use std::time::Duration;
 use gander_domain::{
     ErrorDetail, ErrorReason, SessionId,
     extension::extension_key,
-    permission::{PermissionRule, RememberScope, RuleDecision},
+    permission::{PermissionRule, RuleDecision},
     tool::ToolDefinition,
 };
-use gander_engine::types::ConfigRule;
-use gander_engine::{DirectCall, DirectCallStream, Engine, config_error};
+use gander_engine::{DirectCall, DirectCallStream, RuleChange, ScopedRule};
 use gander_proto::v1::{self as pb, tool_service_server::ToolService};
 use pb::call_tool_response::Payload;
 use tonic::{Request, Response, Status};
@@ -109,10 +108,11 @@ impl ToolService for Api {
         request: Request<pb::ListPermissionRulesRequest>,
     ) -> Answer<pb::ListPermissionRulesResponse> {
         let session = &request.get_ref().session_id;
-        if !session.is_empty() {
-            super::session::session_id(session).or_status()?;
-        }
-        let rules = self.run_blocking(|engine| Ok(user_rules(engine))).await?;
+        let id = match session.is_empty() {
+            true => None,
+            false => Some(super::session::session_id(session).or_status()?),
+        };
+        let rules = self.engine.permission_rules(id.as_ref()).await.or_status()?;
         Ok(Response::new(pb::ListPermissionRulesResponse { rules: rules_to_pb(&rules) }))
     }
 
@@ -121,13 +121,19 @@ impl ToolService for Api {
         request: Request<pb::SetPermissionRulesRequest>,
     ) -> Answer<pb::SetPermissionRulesResponse> {
         let edits = rule_edits(request.into_inner()).or_status()?;
+        let mut sessions: Vec<_> = edits.iter().filter_map(|e| e.session_id.clone()).collect();
+        sessions.sort();
+        sessions.dedup();
         let rules = self
-            .run_blocking(move |engine| {
-                for edit in edits {
-                    let decision = edit.decision.map(config_rule);
-                    engine.config().set_rule(&edit.tool_pattern, decision).map_err(|e| config_error(&e))?;
+            .run(|engine| async move {
+                engine.set_permission_rules(edits).await?;
+                let mut rules = Vec::new();
+                for id in &sessions {
+                    let own = engine.permission_rules(Some(id)).await?;
+                    rules.extend(own.into_iter().filter(|r| r.session_id.is_some()));
                 }
-                Ok(user_rules(engine))
+                rules.extend(engine.permission_rules(None).await?);
+                Ok(rules)
             })
             .await?;
         Ok(Response::new(pb::SetPermissionRulesResponse { rules: rules_to_pb(&rules) }))
@@ -144,12 +150,14 @@ async fn list_tools(api: &Api, mut request: pb::ListToolsRequest) -> Result<pb::
     request.page_size = 0;
     let filters = filters("ListTools", &request);
     let (name, hidden) = (non_empty(request.extension_name), request.include_hidden);
+    let session = id.clone();
     let mut tools = run_list(api, id, name, wait.unwrap_or(Duration::ZERO)).await?;
     tools.retain(|t| hidden || (t.visibility.model && !t.quarantined));
     tools.sort_by(|a, b| a.name.cmp(&b.name));
     // A host may bring a tool that an extension has, too; keys of pages must be unique.
     tools.dedup_by(|a, b| a.name == b.name);
-    let rules = user_rules(&api.engine);
+    let rules = api.engine.permission_rules(Some(&session)).await.or_status()?;
+    let rules: Vec<PermissionRule> = rules.into_iter().map(|r| r.rule).collect();
     let encode = |t: &ToolDefinition| tool::definition_to_pb(t, rule_for(&rules, &t.name));
     let (tools, next_page_token) =
         cut_page(&tools, |t| t.name.clone(), encode, &filters, &token, size).or_status()?;
@@ -209,32 +217,8 @@ fn answers(running: DirectCallStream) -> Answers<pb::CallToolResponse> {
     })
 }
 
-fn user_rules(engine: &Engine) -> Vec<PermissionRule> {
-    let decision = |d| match d {
-        ConfigRule::AlwaysAllow => RuleDecision::AlwaysAllow,
-        ConfigRule::AskBefore => RuleDecision::Ask,
-        ConfigRule::NeverAllow => RuleDecision::NeverAllow,
-    };
-    let rule = |(tool_pattern, d)| PermissionRule {
-        tool_pattern,
-        decision: decision(d),
-        scope: RememberScope::User,
-    };
-    engine.config().rules().into_iter().map(rule).collect()
-}
-
-fn config_rule(decision: RuleDecision) -> ConfigRule {
-    match decision {
-        RuleDecision::AlwaysAllow => ConfigRule::AlwaysAllow,
-        RuleDecision::Ask => ConfigRule::AskBefore,
-        RuleDecision::NeverAllow => ConfigRule::NeverAllow,
-    }
-}
-
-fn rules_to_pb(rules: &[PermissionRule]) -> Vec<pb::PermissionRule> {
-    let mut rules: Vec<_> = rules.iter().collect();
-    rules.sort_by(|a, b| a.tool_pattern.cmp(&b.tool_pattern));
-    rules.into_iter().map(|r| tool::rule_to_pb(r, None)).collect()
+fn rules_to_pb(rules: &[ScopedRule]) -> Vec<pb::PermissionRule> {
+    rules.iter().map(tool::scoped_rule_to_pb).collect()
 }
 
 /// The rule that decides about a tool: a refusal before all others.
@@ -243,26 +227,20 @@ fn rule_for(rules: &[PermissionRule], name: &str) -> Option<RuleDecision> {
     matching().find(|d| *d == RuleDecision::NeverAllow).or_else(|| matching().next())
 }
 
-fn rule_edits(request: pb::SetPermissionRulesRequest) -> Result<Vec<tool::RuleEdit>, ErrorDetail> {
+fn rule_edits(request: pb::SetPermissionRulesRequest) -> Result<Vec<RuleChange>, ErrorDetail> {
     let mut v = Violations::default();
     let mut edits = Vec::with_capacity(request.rules.len().min(256));
     for (index, rule) in request.rules.into_iter().enumerate() {
         let at = At::root_element("rules", index);
-        let names_more = !rule.session_id.is_empty() || !rule.directory.is_empty();
-        let Some(edit) = tool::rule_edit_from_pb(rule, &at, &mut v) else { continue };
-        if names_more || edit.scope != RememberScope::User {
-            v.add(
-                &at.field("scope"),
-                "must be USER in this version of the daemon; rules of a session come from answers",
-            );
-        }
-        edits.push(edit);
+        edits.extend(tool::rule_edit_from_pb(rule, &at, &mut v));
     }
     v.finish(Some(edits))
 }
 
 #[cfg(test)]
 mod tests {
+    use gander_domain::permission::RememberScope;
+
     use super::*;
 
     #[test]

@@ -131,12 +131,8 @@ fn start_turn(mut request: pb::StartTurnRequest) -> Result<(SessionId, StartTurn
     let turn_id = v.optional_id(&At::root("turn_id"), &turn_id, |t| TurnId::new(t));
     let queue_when_busy = turn::queue_when_busy(request.when_busy, &mut v);
     let input = turn::input_from_pb(request.input, &At::root("input"), &mut v);
-    if !request.response_schema_json.is_empty() {
-        v.add(
-            &At::root("response_schema_json"),
-            "is not supported by this version of the daemon; leave it empty",
-        );
-    }
+    let schema =
+        super::recipe::optional_json(&At::root("response_schema_json"), request.response_schema_json, &mut v);
     let mode = request.mode.and_then(|m| v.required_enum(&At::root("mode"), m, enums::mode_from_pb));
     let start = StartTurn {
         turn_id,
@@ -149,6 +145,7 @@ fn start_turn(mut request: pb::StartTurnRequest) -> Result<(SessionId, StartTurn
         mode,
         model: request.model.map(|m| session::model_from_pb(m, &At::root("model"), &mut v)),
         wait_for_extensions: v.duration(&At::root("wait_for_extensions"), request.wait_for_extensions),
+        response_schema_json: schema,
     };
     let id = v.finish(id)?;
     Ok((id, start))
@@ -250,7 +247,7 @@ mod tests {
             when_busy: 9,
             mode: Some(77),
             limits: Some(pb::TurnLimits { max_tokens: Some(0), ..Default::default() }),
-            response_schema_json: "{}".into(),
+            response_schema_json: "[".into(),
             ..start("", "a b", "hi")
         };
         let error = start_turn(bad).unwrap_err();

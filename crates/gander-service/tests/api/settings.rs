@@ -153,10 +153,55 @@ async fn rules_are_set_and_removed() {
     let left =
         tools.list_permission_rules(pb::ListPermissionRulesRequest::default()).await.unwrap().into_inner();
     assert_eq!(left.rules.iter().map(|r| r.tool_pattern.as_str()).collect::<Vec<_>>(), ["a__x"]);
-    let session = vec![pb::PermissionRule {
-        scope: pb::RememberScope::Session as i32,
-        ..rule("a__x", pb::RuleDecision::Allow)
-    }];
-    let error = tools.set_permission_rules(set(session)).await.unwrap_err();
+    let of_session = |session_id: &str| {
+        vec![pb::PermissionRule {
+            scope: pb::RememberScope::Session as i32,
+            session_id: session_id.to_owned(),
+            ..rule("a__y", pb::RuleDecision::Ask)
+        }]
+    };
+    let error = tools.set_permission_rules(set(of_session(""))).await.unwrap_err();
     assert_eq!(reason(&error), (Code::InvalidArgument, "INVALID_FIELD".into()));
+    let session = h.session().await;
+    let of_project = vec![pb::PermissionRule {
+        scope: pb::RememberScope::Project as i32,
+        directory: "/far/away".into(),
+        ..rule("c__*", pb::RuleDecision::Deny)
+    }];
+    tools.set_permission_rules(set(of_project)).await.unwrap();
+    let now = tools.set_permission_rules(set(of_session(&session))).await.unwrap().into_inner().rules;
+    let told: Vec<_> =
+        now.iter().map(|r| (r.tool_pattern.as_str(), r.session_id.as_str(), r.directory.as_str())).collect();
+    assert_eq!(told, [("a__y", session.as_str(), ""), ("c__*", "", "/far/away"), ("a__x", "", "")]);
+    let for_session = pb::ListPermissionRulesRequest { session_id: session.clone() };
+    let applying = tools.list_permission_rules(for_session).await.unwrap().into_inner().rules;
+    let told: Vec<_> = applying.iter().map(|r| r.tool_pattern.as_str()).collect();
+    assert_eq!(told, ["a__y", "a__x"], "the project is another one");
+}
+
+#[tokio::test]
+async fn prompt_templates_are_set_and_reset() {
+    let h = Harness::new([]).await;
+    let mut config = ConfigServiceClient::new(h.transport.clone());
+    let list = config.list_prompt_templates(pb::ListPromptTemplatesRequest {}).await.unwrap().into_inner();
+    let names: Vec<_> = list.templates.iter().map(|t| t.name.as_str()).collect();
+    assert!(names.is_sorted() && names.contains(&"system.md"), "{names:?}");
+    let set = |content: &str| pb::SetPromptTemplateRequest {
+        name: "plan.md".into(),
+        content: content.into(),
+        ..Default::default()
+    };
+    let stored = config.set_prompt_template(set("{{ tools }}")).await.unwrap().into_inner().template.unwrap();
+    assert_eq!(stored.user_content.as_deref(), Some("{{ tools }}"));
+    let error = config.set_prompt_template(set("{{ tools")).await.unwrap_err();
+    assert_eq!(reason(&error), (Code::InvalidArgument, "INVALID_FIELD".into()));
+    let name = || "plan.md".to_owned();
+    let reset = pb::ResetPromptTemplateRequest { name: name(), ..Default::default() };
+    let plain = config.reset_prompt_template(reset).await.unwrap().into_inner().template.unwrap();
+    assert_eq!(plain.user_content, None);
+    let read = config.get_prompt_template(pb::GetPromptTemplateRequest { name: name() }).await.unwrap();
+    assert_eq!(read.into_inner().template.unwrap(), plain);
+    let missing = pb::GetPromptTemplateRequest { name: "none.md".into() };
+    let error = config.get_prompt_template(missing).await.unwrap_err();
+    assert_eq!(reason(&error), (Code::NotFound, "PROMPT_NOT_FOUND".into()));
 }

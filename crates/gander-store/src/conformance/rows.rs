@@ -42,6 +42,8 @@ pub(super) async fn lists_filter_and_page(open: Open) {
     assert_eq!(names(&*store, all.clone()).await, ["a", "e", "d", "f"]);
     let by_create = ListQuery { order: ListOrder::CreateTimeDesc, ..all.clone() };
     assert_eq!(names(&*store, by_create.clone()).await, ["f", "e", "d", "a"]);
+    let oldest_first = ListQuery { order: ListOrder::CreateTimeAsc, ..all.clone() };
+    assert_eq!(names(&*store, oldest_first.clone()).await, ["a", "d", "e", "f"]);
     for (query, expected) in [
         (ListQuery { kinds: vec![SessionKind::Subagent], ..all.clone() }, vec!["c"]),
         (ListQuery { archived: ArchivedFilter::Only, ..all.clone() }, vec!["b"]),
@@ -55,7 +57,7 @@ pub(super) async fn lists_filter_and_page(open: Open) {
     ] {
         assert_eq!(names(&*store, query.clone()).await, expected, "{query:?}");
     }
-    for base in [all, by_create] {
+    for base in [all, by_create, oldest_first] {
         let expected = names(&*store, base.clone()).await;
         let (mut paged, mut after) = (Vec::new(), None);
         loop {
@@ -151,13 +153,17 @@ pub(super) async fn search_finds_messages_without_case(open: Open) {
         after: Some(Timestamp::from_seconds(11)),
         before: Some(Timestamp::from_seconds(20)),
         limit_messages: 10,
+        ..SearchQuery::default()
     };
     let hits = store.search(query.clone()).await.unwrap();
     assert_eq!(hits.len(), 1);
     assert_eq!(hits[0].messages[0].text, "geese walk");
     assert_eq!(hits[0].messages[0].role, "user");
     let one = SearchQuery { after: None, before: None, limit_messages: 1, ..query };
-    assert_eq!(store.search(one).await.unwrap()[0].messages.len(), 1);
+    assert_eq!(store.search(one.clone()).await.unwrap()[0].messages.len(), 1);
+    let within = SearchQuery { session_id: Some(id("b")), ..one };
+    let hits = store.search(within).await.unwrap();
+    assert_eq!(hits[0].session.session_id, id("b"), "the limit counts what is in the session");
 }
 
 pub(super) async fn search_skips_hidden_messages(open: Open) {

@@ -149,17 +149,22 @@ fn list_sql(query: &ListQuery) -> (String, Vec<Value>) {
     }
     let time = match query.order {
         ListOrder::UpdateTimeDesc => "update_time",
-        ListOrder::CreateTimeDesc => "create_time",
+        ListOrder::CreateTimeDesc | ListOrder::CreateTimeAsc => "create_time",
+    };
+    let (beyond, direction) = match query.order {
+        ListOrder::CreateTimeAsc => (">", "ASC"),
+        ListOrder::UpdateTimeDesc | ListOrder::CreateTimeDesc => ("<", "DESC"),
     };
     if let Some((at, id)) = &query.after {
-        conditions.push(format!("({time}, session_id) < (?, ?)"));
+        conditions.push(format!("({time}, session_id) {beyond} (?, ?)"));
         values.push(Value::Integer(at.0));
         values.push(Value::Text(id.as_str().to_owned()));
     }
     let limit = if query.limit == 0 { MAX_LIST } else { query.limit.min(MAX_LIST) };
     let filter = conditions.join(" AND ");
     let sql = format!(
-        "SELECT summary FROM session WHERE {filter} ORDER BY {time} DESC, session_id DESC LIMIT {limit}"
+        "SELECT summary FROM session WHERE {filter}
+         ORDER BY {time} {direction}, session_id {direction} LIMIT {limit}"
     );
     (sql, values)
 }
@@ -167,7 +172,9 @@ fn list_sql(query: &ListQuery) -> (String, Vec<Value>) {
 /// Counts over all sessions.
 pub(super) fn stats(conn: &Connection) -> Result<SessionStats, Fault> {
     let (count, tokens): (i64, i64) = conn
-        .prepare_cached("SELECT count(*), coalesce(sum(total_tokens), 0) FROM session")?
+        .prepare_cached(
+            "SELECT count(*), coalesce(sum(CASE WHEN kind = 'subagent' THEN 0 ELSE total_tokens END), 0) FROM session",
+        )?
         .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let unsigned = |n: i64| u64::try_from(n).unwrap_or(0);
     Ok(SessionStats { session_count: unsigned(count), total_tokens: unsigned(tokens) })

@@ -19,13 +19,19 @@ pub(super) fn search(conn: &Connection, query: &SearchQuery) -> Result<Vec<Searc
     let mut before = query.before.map_or((i64::MAX, i64::MAX), |t| (t.0, i64::MIN));
     let after = query.after.map_or(i64::MIN, |t| t.0);
     let mut folded = String::new();
+    // No session has a negative key: it stands for all of them.
+    let only = match &query.session_id {
+        Some(session_id) => read::key(conn, session_id)?,
+        None => -1,
+    };
     while found.len() < query.limit_messages {
         let mut seen = 0;
         let mut statement = conn.prepare_cached(
             "SELECT time, id, session, hidden, item_id, role, text FROM message
-             WHERE (time, id) < (?1, ?2) AND time >= ?3 ORDER BY time DESC, id DESC LIMIT ?4",
+             WHERE (time, id) < (?1, ?2) AND time >= ?3 AND (?5 < 0 OR session = ?5)
+             ORDER BY time DESC, id DESC LIMIT ?4",
         )?;
-        let mut rows = statement.query(params![before.0, before.1, after, PAGE as i64])?;
+        let mut rows = statement.query(params![before.0, before.1, after, PAGE as i64, only])?;
         while let Some(row) = rows.next()? {
             seen += 1;
             before = (row.get(0)?, row.get(1)?);

@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use super::extension::args::{ExtensionCommand, OneOffArgs, WithArgs};
+use super::{
+    extension::args::{ExtensionCommand, OneOffArgs, WithArgs},
+    recipe::args::{RecipeArgs, RecipeCommand, ScheduleCommand},
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -81,6 +84,12 @@ pub(super) enum Command {
     /// Manage extensions: the MCP servers that give sessions their tools
     #[command(subcommand)]
     Extension(ExtensionCommand),
+    /// Work with recipes: stored instructions with parameters
+    #[command(subcommand)]
+    Recipe(RecipeCommand),
+    /// Run recipes at given times
+    #[command(subcommand)]
+    Schedule(ScheduleCommand),
     /// See which models there are and whether they work
     #[command(subcommand)]
     Provider(ProviderCommand),
@@ -89,6 +98,12 @@ pub(super) enum Command {
     Config(ConfigCommand),
     /// Run the daemon in the foreground
     Serve(ServeArgs),
+    /// Serve Goose's REST API to one window of Goose Desktop, on the shared daemon
+    #[command(after_help = AGENT_HELP)]
+    Agent,
+    /// Serve an editor that speaks the Agent Client Protocol over stdin and stdout, on the shared daemon
+    #[command(after_help = ACP_HELP)]
+    Acp(AcpArgs),
     /// Tell whether a daemon runs, and how it is
     Status(JsonArg),
     /// Stop the running daemon
@@ -107,11 +122,35 @@ pub(super) enum Command {
     },
 }
 
+const AGENT_HELP: &str = "\
+Desktop starts it by itself:
+  GOOSED_BINARY=$(command -v gander) goose-desktop
+
+Settings come from the environment: GOOSE_HOST, GOOSE_PORT (3000), GOOSE_SERVER__SECRET_KEY (without it: the token of
+the root), GOOSE_TLS=false, GOOSE_TLS_CERT_PATH and GOOSE_TLS_KEY_PATH. One port answers TLS and, on loopback, plain
+text. The daemon is started in the background if none runs, and ends by itself (see the setting gander.linger).";
+
+const ACP_HELP: &str = "\
+Editors start it by themselves; examples/acp/README.md has settings for some. In a terminal:
+  gander acp --setup        choose a provider, store its key and choose a model
+
+The daemon is started in the background if none runs, and ends by itself (see the setting gander.linger).
+With --embed the sessions end with the editor.";
+
+/// `gander acp`.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct AcpArgs {
+    /// Set up a model, in a terminal, instead of serving
+    #[arg(long)]
+    pub(super) setup: bool,
+}
+
 const RUN_HELP: &str = "\
 Examples:
   gander run \"list the files here\"
   gander run --mode approve \"tidy up this directory\"
   gander run --session ID                 continue where the conversation stands
+  gander run --recipe triage.yaml -p repo=a/b
   gander run --no-profile --with-extension \"npx -y some-mcp-server\" \"use it\"
   gander run --json \"…\" | jq .text_delta   one JSON object per event
 
@@ -137,6 +176,9 @@ pub(super) struct RunArgs {
     /// Model to use, for example openai/gpt-5
     #[arg(short, long, value_name = "PROVIDER/MODEL")]
     pub(super) model: Option<String>,
+    /// Provider to use with its default model: an agent on the PATH, for example claude-acp, or one of `gander provider list`
+    #[arg(long, value_name = "PROVIDER", conflicts_with_all = ["model", "demo"])]
+    pub(super) provider: Option<String>,
     /// When tools may run
     #[arg(long, value_name = "MODE")]
     pub(super) mode: Option<Mode>,
@@ -149,12 +191,20 @@ pub(super) struct RunArgs {
     /// Print one JSON object per event (ProtoJSON of gander.v1.SessionEvent)
     #[arg(long)]
     pub(super) json: bool,
+    /// Record the model's answers in this directory, for --replay. Runs in this process, without the daemon
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "replay")]
+    pub(super) record: Option<PathBuf>,
+    /// Play the answers of a record back instead of calling a model: offline, and the same every time
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) replay: Option<PathBuf>,
     /// Ask nothing: questions are answered with no
     #[arg(long)]
     pub(super) no_interactive: bool,
     /// Stop the turn after so many calls of the model
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
     pub(super) max_model_calls: Option<i32>,
+    #[command(flatten)]
+    pub(super) recipe: RecipeArgs,
     #[command(flatten)]
     pub(super) with: WithArgs,
 }
@@ -209,6 +259,9 @@ pub(super) struct ServeArgs {
     /// Certificate authority (PEM) of clients; every TCP client must then show a certificate
     #[arg(long, value_name = "FILE", requires = "tls_cert", value_hint = ValueHint::FilePath)]
     pub(super) tls_client_ca: Option<PathBuf>,
+    /// Socket only, in a session of its own, until nobody uses it; how `gander agent` and `gander acp` start a daemon
+    #[arg(long, hide = true, conflicts_with_all = ["listen", "admin", "tls_cert"])]
+    pub(super) background: bool,
 }
 
 /// `gander stop`.
@@ -224,9 +277,16 @@ pub(super) struct StopArgs {
 
 /// `gander mcp`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  gander mcp developer
+  npx @modelcontextprotocol/conformance client --suite all --command \"gander mcp conformance\"")]
 pub(super) struct McpArgs {
-    /// Name of the builtin extension, for example developer
+    /// Name of the builtin extension, for example developer; `conformance` runs a scenario of the official suite
     pub(super) name: String,
+    /// Server of the suite, with `conformance`
+    #[arg(value_name = "URL", value_hint = ValueHint::Url)]
+    pub(super) url: Option<String>,
 }
 
 /// `gander session …`.
@@ -295,11 +355,14 @@ pub(super) enum SessionCommand {
         #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         output: Option<PathBuf>,
     },
-    /// Make a session from an export
+    /// Make a session from an export of gander's or Goose's
     Import {
         /// File to read; `-` is stdin
-        #[arg(value_hint = ValueHint::FilePath)]
-        file: PathBuf,
+        #[arg(value_hint = ValueHint::FilePath, required_unless_present = "goose")]
+        file: Option<PathBuf>,
+        /// Bring over all sessions that Goose itself has stored; those that are here already are left alone
+        #[arg(long, conflicts_with_all = ["file", "keep_id", "cwd"])]
+        goose: bool,
         /// Keep the id of the exported session
         #[arg(long)]
         keep_id: bool,
@@ -375,6 +438,36 @@ pub(super) enum ProviderCommand {
         #[arg(long, value_name = "MODEL")]
         model: Option<String>,
     },
+    /// Define a provider from a JSON file in Goose's custom provider format; `-` reads stdin
+    #[command(after_help = "\
+Example:
+  {\"display_name\": \"My server\", \"engine\": \"openai\", \"base_url\": \"https://llm.example/v1\",
+   \"models\": [{\"name\": \"big-1\", \"context_limit\": 128000}]}
+
+engine is openai, openai_responses, anthropic, google, bedrock or ollama. Add \"requires_auth\": false for a server
+without a key; headers, base_path, query_params, timeout_seconds and auth say how to reach others.")]
+    Add {
+        /// The file
+        file: PathBuf,
+        /// Ask for the provider's key and store it
+        #[arg(long)]
+        key: bool,
+        /// Replace the definition of this provider
+        #[arg(long, value_name = "PROVIDER")]
+        replace: Option<String>,
+    },
+    /// Print the definition of a provider
+    Show {
+        /// The provider
+        provider: String,
+    },
+    /// Remove a provider that you defined, and its key
+    Remove {
+        /// The provider
+        provider: String,
+    },
+    /// Find out which provider a key belongs to; it is read from the terminal or stdin and not stored
+    Detect,
 }
 
 /// `gander config …`.

@@ -108,7 +108,7 @@ async fn apply(context: &Context, connected: &Connected, command: ConfigCommand)
     }
 }
 
-fn secret_value(context: &Context, key: &str, value: Option<String>) -> CliResult<String> {
+pub(super) fn secret_value(context: &Context, key: &str, value: Option<String>) -> CliResult<String> {
     let value = match value {
         Some(value) => value,
         None => {
@@ -205,6 +205,7 @@ fn secret_origin(origin: SecretOrigin) -> &'static str {
     match origin {
         SecretOrigin::File => "secrets file",
         SecretOrigin::Keyring => "keyring",
+        SecretOrigin::Command => "a command",
         SecretOrigin::Environment => "environment",
         SecretOrigin::Unspecified => "elsewhere",
     }

@@ -15,7 +15,7 @@ use super::{
     error::{CliError, CliResult},
     output::Output,
 };
-use crate::daemon::{self, DaemonOptions, Embedded};
+use crate::daemon::{self, BackgroundOptions, DaemonOptions, Embedded};
 
 /// What every command gets.
 pub(super) struct Context {
@@ -24,6 +24,8 @@ pub(super) struct Context {
     /// The directory in which the program was started.
     pub(super) cwd: PathBuf,
     pub(super) out: Output,
+    /// What the command is to the daemon: `cli`, or the protocol that it translates.
+    pub(super) protocol: &'static str,
 }
 
 /// Whether a command may start an engine in this process.
@@ -87,9 +89,32 @@ impl Context {
         if embed == Embed::Never {
             return Err(self.no_daemon()?);
         }
-        let embedded = Embedded::start(self.daemon_options()).await?;
+        self.embed(self.daemon_options()).await
+    }
+
+    /// An engine in this process, whether or not a daemon runs.
+    pub(super) async fn embed(&self, options: DaemonOptions) -> CliResult<Connected> {
+        let embedded = Embedded::start(options).await?;
         let client = self.client(embedded.endpoint(), None).await?;
         Ok(Connected { client, place: Place::Embedded, embedded: Some(embedded) })
+    }
+
+    /// The daemon that was named, else this root's, started in the background if need be; in this process only where
+    /// that was asked for. For programs that live as long as a window or an editor.
+    pub(super) async fn shared(&self) -> CliResult<Connected> {
+        if self.global.embed {
+            return self.connect(Embed::Allowed).await;
+        }
+        if self.global.server.is_none() {
+            daemon::ensure(&self.paths()?, &self.background_options()?).await?;
+        }
+        self.connect(Embed::Never).await
+    }
+
+    pub(super) fn background_options(&self) -> CliResult<BackgroundOptions> {
+        let executable = std::env::current_exe()
+            .map_err(|error| CliError::new(format!("cannot tell which program this is: {error}")))?;
+        Ok(BackgroundOptions { executable, root: self.root(), environment: self.environment.clone() })
     }
 
     /// The daemon that was named or that runs for this root; `None` if none runs or `--embed` was given.
@@ -105,7 +130,7 @@ impl Context {
             })?;
             return Ok(Some(Connected { client, place: Place::Server(server.clone()), embedded: None }));
         }
-        let Some(endpoint) = daemon::find_running(&self.paths()?).await else { return Ok(None) };
+        let Some(endpoint) = daemon::find_running(&self.paths()?).await? else { return Ok(None) };
         let client = self.client(endpoint, None).await?;
         Ok(Some(Connected { client, place: Place::Daemon, embedded: None }))
     }
@@ -117,8 +142,9 @@ impl Context {
     }
 
     async fn client(&self, endpoint: Endpoint, token: Option<SecretString>) -> CliResult<Client> {
-        let mut options = ClientOptions::new(concat!("gander-cli/", env!("CARGO_PKG_VERSION")));
-        options.protocol = "cli".to_owned();
+        let mut options =
+            ClientOptions::new(format!("gander-{}/{}", self.protocol, env!("CARGO_PKG_VERSION")));
+        options.protocol = self.protocol.to_owned();
         options.token = token;
         Ok(Client::connect(endpoint, options).await?)
     }

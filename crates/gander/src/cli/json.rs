@@ -28,6 +28,7 @@ macro_rules! names {
 }
 
 names!(
+    AvailableExtension,
     CallToolResponse,
     ConfigValue,
     ConfiguredExtension,
@@ -35,6 +36,8 @@ names!(
     Item,
     ModelInfo,
     Provider,
+    Recipe,
+    Schedule,
     SecretStatus,
     ServerInfo,
     Session,

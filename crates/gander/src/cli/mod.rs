@@ -4,9 +4,12 @@
 //! stdout carries what was asked for (the answer's text, a table, JSON), stderr everything else. The module reads
 //! neither the environment nor the working directory of the process: `main` passes them in.
 
+mod acp;
+mod agent;
 mod args;
 mod ask;
 mod config;
+mod conformance;
 mod connect;
 mod diff;
 mod doctor;
@@ -16,8 +19,10 @@ mod json;
 mod mcp;
 mod output;
 mod provider;
+mod recipe;
 mod render;
 mod run;
+mod schedule;
 mod serve;
 mod session;
 mod system;
@@ -55,7 +60,8 @@ pub fn run(
     };
     let out = Output::new(&cli.global, &environment);
     let filter = log_filter(&cli);
-    let context = Context { global: cli.global, environment, cwd: working_directory, out };
+    let protocol = if matches!(&cli.command, Command::Acp(_)) { "acp" } else { "cli" };
+    let context = Context { global: cli.global, environment, cwd: working_directory, out, protocol };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(worker_threads())
         .enable_all()
@@ -102,13 +108,17 @@ async fn dispatch(context: &Context, command: Command) -> CliResult<u8> {
         Command::Session(command) => Box::pin(session::session(context, command)).await,
         Command::Tool(command) => Box::pin(tool::tool(context, command)).await,
         Command::Extension(command) => Box::pin(extension::extension(context, command)).await,
+        Command::Recipe(command) => Box::pin(recipe::recipe(context, command)).await,
+        Command::Schedule(command) => Box::pin(schedule::schedule(context, command)).await,
         Command::Provider(command) => Box::pin(provider::provider(context, command)).await,
         Command::Config(command) => Box::pin(config::config(context, command)).await,
         Command::Serve(args) => Box::pin(serve::serve(context, args)).await,
+        Command::Agent => Box::pin(agent::agent(context)).await,
+        Command::Acp(args) => Box::pin(acp::acp(context, args)).await,
         Command::Status(json) => Box::pin(system::status(context, json.json)).await,
         Command::Stop(args) => Box::pin(system::stop(context, args)).await,
         Command::Doctor(json) => Box::pin(doctor::doctor(context, json.json)).await,
-        Command::Mcp(args) => Box::pin(mcp::mcp(context, &args.name)).await,
+        Command::Mcp(args) => Box::pin(mcp::mcp(context, &args)).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "gander", &mut script);

@@ -1,13 +1,22 @@
 //! `gander provider`: which models there are and whether they work.
 
-use gander_proto::v1::{CheckProviderRequest, ListModelsRequest, ListProvidersRequest, ModelInfo, Provider};
+use std::path::Path;
+
+use gander_client::Transport;
+use gander_proto::v1::{
+    CheckProviderRequest, CreateCustomProviderRequest, DeleteCustomProviderRequest, DetectProviderRequest,
+    GetCustomProviderRequest, ListModelsRequest, ListProvidersRequest, ModelInfo, Provider,
+    UpdateCustomProviderRequest, provider_service_client::ProviderServiceClient,
+};
 
 use super::{
     args::ProviderCommand,
+    config::secret_value,
     connect::{Context, Embed},
     error::{CliError, CliResult, exit},
     json,
     output::{clean, human_number, table},
+    terminal,
 };
 
 pub(super) async fn provider(context: &Context, command: ProviderCommand) -> CliResult<u8> {
@@ -46,11 +55,72 @@ pub(super) async fn provider(context: &Context, command: ProviderCommand) -> Cli
                     None => Err(CliError::new(format!("{provider} does not work; it gave no reason"))),
                 }
             }
+            ProviderCommand::Add { file, key, replace } => {
+                let id = add(context, &mut providers, &file, key, replace).await?;
+                context.out.line(&id)?;
+                context.out.note(&format!("`gander provider check {id}` tries it"));
+                Ok(())
+            }
+            ProviderCommand::Show { provider } => {
+                let request = GetCustomProviderRequest { provider_id: provider };
+                let answer = providers.get_custom_provider(request).await?.into_inner();
+                context.out.line(&answer.provider.unwrap_or_default().definition_json)
+            }
+            ProviderCommand::Remove { provider } => {
+                let request = DeleteCustomProviderRequest {
+                    provider_id: provider.clone(),
+                    allow_missing: false,
+                    idempotency_key: uuid::Uuid::now_v7().to_string(),
+                };
+                providers.delete_custom_provider(request).await?;
+                context.out.note(&format!("{provider} is gone, and so is its key"));
+                Ok(())
+            }
+            ProviderCommand::Detect => {
+                let api_key = secret_value(context, "Key", None)?;
+                let answer = providers.detect_provider(DetectProviderRequest { api_key }).await?.into_inner();
+                context.out.line(&answer.provider_id)?;
+                context.out.note(&format!("{} models; the key was not stored", answer.models.len()));
+                Ok(())
+            }
         }
     };
     let result = Box::pin(result).await;
     connected.close().await;
     result.map(|()| exit::OK)
+}
+
+/// Defines a provider or replaces its definition; gives its id.
+async fn add(
+    context: &Context,
+    providers: &mut ProviderServiceClient<Transport>,
+    file: &Path,
+    key: bool,
+    replace: Option<String>,
+) -> CliResult<String> {
+    let definition_json = if file == Path::new("-") {
+        if key {
+            return Err(CliError::usage("--key: the definition already comes from stdin; name a file"));
+        }
+        terminal::read_stdin()?
+    } else {
+        std::fs::read_to_string(context.absolute(file))
+            .map_err(|error| CliError::usage(format!("cannot read {}: {error}", file.display())))?
+    };
+    let api_key = if key { Some(secret_value(context, "Key", None)?) } else { None };
+    let idempotency_key = uuid::Uuid::now_v7().to_string();
+    let provider = match replace {
+        Some(provider_id) => {
+            let request =
+                UpdateCustomProviderRequest { provider_id, definition_json, api_key, idempotency_key };
+            providers.update_custom_provider(request).await?.into_inner().provider
+        }
+        None => {
+            let request = CreateCustomProviderRequest { definition_json, api_key, idempotency_key };
+            providers.create_custom_provider(request).await?.into_inner().provider
+        }
+    };
+    Ok(provider.unwrap_or_default().provider_id)
 }
 
 fn provider_rows(providers: &[Provider]) -> Vec<Vec<String>> {

@@ -10,8 +10,9 @@ use gander_client::{Client, ClientError};
 use gander_proto::v1::{
     AddSessionExtensionRequest, CancelTurnRequest, CreateSessionRequest, ErrorReason, GetServerInfoRequest,
     GetSessionRequest, Interaction, InteractionAnswer, LoadSessionRequest, ModelSelection, Part,
-    RespondToInteractionRequest, RunTurnRequest, Session, SessionEvent, SessionKind, SessionMode, StopReason,
-    Turn, TurnInput, TurnLimits, TurnState, add_session_extension_request, part, session_event::Payload,
+    RecipeSource, RespondToInteractionRequest, RunTurnRequest, Session, SessionEvent, SessionKind,
+    SessionMode, StopReason, Turn, TurnInput, TurnLimits, TurnState, add_session_extension_request, part,
+    session_event::Payload,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -23,10 +24,11 @@ use super::{
     extension::build,
     json,
     output::{Tint, clean, paint},
+    recipe,
     render::{Options, Piece, Renderer},
     terminal::{self, Lines},
 };
-use crate::daemon::client_environment;
+use crate::daemon::{DaemonOptions, Taping, client_environment};
 
 /// How long an engine in this process may take to stop when the person has left already.
 const LEAVE_DEADLINE: std::time::Duration = std::time::Duration::from_secs(2);
@@ -36,7 +38,10 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> CliResult<u8> {
     let model = model(&args)?;
     // Read here too, so that a mistake is told before anything starts.
     build::selection(&args.with)?;
-    let connected = context.connect(Embed::Allowed).await?;
+    let connected = match taping(context, &args) {
+        None => context.connect(Embed::Allowed).await?,
+        taping => context.embed(DaemonOptions { taping, ..context.daemon_options() }).await?,
+    };
     let result = Box::pin(turn(context, &args, input, model, &connected)).await;
     let left = matches!(&result, Ok(exit::LEFT)) || matches!(&result, Err(e) if e.exit == exit::BROKEN_PIPE);
     if left {
@@ -47,10 +52,17 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> CliResult<u8> {
     result
 }
 
+/// Whether model calls are recorded or played back.
+fn taping(context: &Context, args: &RunArgs) -> Option<Taping> {
+    let record = args.record.as_deref().map(|dir| Taping::Record(context.absolute(dir)));
+    record.or_else(|| args.replay.as_deref().map(|dir| Taping::Replay(context.absolute(dir))))
+}
+
 /// What to tell the model. `None`: continue.
 fn input(context: &Context, args: &RunArgs) -> CliResult<Option<String>> {
     let text = match args.prompt.as_slice() {
-        [] if args.session.is_some() => return Ok(None),
+        // Without words of its own, a recipe begins with its prompt.
+        [] if args.session.is_some() || args.recipe.recipe.is_some() => return Ok(None),
         [] if !context.out.stdin_is_terminal => terminal::read_stdin()?,
         [] => {
             return Err(CliError::usage("there is no prompt")
@@ -68,6 +80,9 @@ fn input(context: &Context, args: &RunArgs) -> CliResult<Option<String>> {
 fn model(args: &RunArgs) -> CliResult<Option<ModelSelection>> {
     let (provider_id, model_id) = if args.demo {
         (gander_model::DEMO_PROVIDER_ID, gander_model::DEMO_MODEL_ID)
+    } else if let Some(provider_id) = args.provider.as_deref() {
+        // Without a model's name it is the provider's default one.
+        (provider_id, "")
     } else {
         let Some(text) = args.model.as_deref() else { return Ok(None) };
         match text.split_once('/') {
@@ -97,7 +112,7 @@ fn mode(mode: Mode) -> SessionMode {
 async fn turn(
     context: &Context,
     args: &RunArgs,
-    input: Option<String>,
+    mut input: Option<String>,
     model: Option<ModelSelection>,
     connected: &Connected,
 ) -> CliResult<u8> {
@@ -108,7 +123,22 @@ async fn turn(
             extend(args, client, id).await?;
             session
         }
-        None => create(context, args, model.clone(), client).await?,
+        None => {
+            let recipe = match &args.recipe.recipe {
+                None => None,
+                Some(name) => {
+                    let (params, trust) = (&args.recipe.params, args.recipe.trust);
+                    let asks = !args.no_interactive
+                        && context.out.stdin_is_terminal
+                        && context.out.stderr_is_terminal;
+                    Some(recipe::ready(context, client, name, params, trust, asks).await?)
+                }
+            };
+            if let Some(ready) = &recipe {
+                input.get_or_insert_with(|| ready.message.clone());
+            }
+            create(context, args, model.clone(), recipe.map(|r| r.source), client).await?
+        }
     };
     let mut renderer = Renderer::new(Options::new(&context.out));
     if !args.json && !context.out.quiet {
@@ -152,6 +182,7 @@ async fn create(
     context: &Context,
     args: &RunArgs,
     model: Option<ModelSelection>,
+    recipe: Option<RecipeSource>,
     client: &Client,
 ) -> CliResult<Session> {
     let directory = args.cwd.as_deref().map_or_else(|| context.cwd.clone(), |cwd| context.absolute(cwd));
@@ -162,6 +193,8 @@ async fn create(
         model,
         mode: args.mode.map(|m| mode(m) as i32),
         extensions: build::selection(&args.with)?,
+        recipe,
+        container: args.with.container.clone().unwrap_or_default(),
         client_environment: client_environment(&context.environment).into_iter().collect(),
         demo_allowed: true,
         idempotency_key: uuid::Uuid::now_v7().to_string(),
@@ -217,6 +250,12 @@ async fn header(client: &Client, session: &Session, wanted: Option<&ModelSelecti
             let info = info.ok().and_then(|response| response.into_inner().server_info).unwrap_or_default();
             match &info.default_model {
                 Some(model) => format!("{} ({})", name(model), clean(&info.default_model_reason)),
+                // Several keys and no choice, say.
+                None if !info.default_model_reason.is_empty()
+                    && !info.default_model_reason.starts_with("no model is configured") =>
+                {
+                    format!("demo ({})", clean(&info.default_model_reason))
+                }
                 None => "demo (no model is configured: `gander config set GOOSE_PROVIDER …` chooses one)"
                     .to_owned(),
             }

@@ -17,7 +17,13 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:7717";
 
 pub(super) async fn serve(context: &Context, args: ServeArgs) -> CliResult<u8> {
     let mut options = context.daemon_options();
-    options.tcp = if args.no_tcp { None } else { Some(listen_address(context, args.listen)?) };
+    if args.background {
+        // The starter's terminal and signals are none of this process's business. It fails for a group leader only.
+        let _ = rustix::process::setsid();
+        options.background = true;
+    }
+    options.tcp =
+        if args.no_tcp || args.background { None } else { Some(listen_address(context, args.listen)?) };
     options.admin = args.admin;
     let secure = args.tls_cert.is_some();
     if let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) {
@@ -85,19 +91,19 @@ fn listen_address(context: &Context, flag: Option<SocketAddr>) -> CliResult<Sock
     })
 }
 
-struct Signals {
+pub(super) struct Signals {
     int: Signal,
     term: Signal,
 }
 
 impl Signals {
-    fn new() -> CliResult<Self> {
+    pub(super) fn new() -> CliResult<Self> {
         let listen =
             |kind| signal(kind).map_err(|error| CliError::new(format!("cannot listen for signals: {error}")));
         Ok(Self { int: listen(SignalKind::interrupt())?, term: listen(SignalKind::terminate())? })
     }
 
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.int.recv() => "SIGINT",
             _ = self.term.recv() => "SIGTERM",

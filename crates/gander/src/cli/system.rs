@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use gander_process::tree;
 use gander_proto::v1::{DrainState, GetServerInfoRequest, ServerInfo, ShutdownRequest};
 
 use super::{
     args::StopArgs,
-    connect::{Connected, Context, Embed},
+    connect::{Connected, Context, Embed, Place},
     error::{CliError, CliResult, exit},
     json,
     output::{clean, human_duration},
@@ -15,7 +16,7 @@ use super::{
 /// How long a daemon may take beyond the grace period, for its connections and files.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
 /// How often is looked whether the daemon has gone.
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(20);
 
 pub(super) async fn status(context: &Context, as_json: bool) -> CliResult<u8> {
     let connected = context.connect(Embed::Never).await?;
@@ -71,6 +72,9 @@ pub(super) async fn stop(context: &Context, args: StopArgs) -> CliResult<u8> {
         return Ok(exit::OK);
     };
     let pid = info(&connected).await?.pid;
+    let own_machine = connected.place == Place::Daemon;
+    let process =
+        u32::try_from(pid).ok().filter(|_| own_machine).and_then(tree::lookup).map(|entry| entry.id);
     let request = ShutdownRequest {
         grace_period: prost_types::Duration::try_from(args.grace).ok(),
         only_if_idle: args.if_idle,
@@ -81,7 +85,7 @@ pub(super) async fn stop(context: &Context, args: StopArgs) -> CliResult<u8> {
         let within = human_duration(args.grace);
         context.out.note(&format!("{turns} running turns may finish within {within}"));
     }
-    let gone = tokio::time::timeout(args.grace + STOP_MARGIN, until_gone(&connected)).await;
+    let gone = tokio::time::timeout(args.grace + STOP_MARGIN, until_gone(&connected, process)).await;
     connected.close().await;
     match gone {
         Ok(()) => {
@@ -93,8 +97,15 @@ pub(super) async fn stop(context: &Context, args: StopArgs) -> CliResult<u8> {
     }
 }
 
-/// Waits until the daemon answers no more.
-async fn until_gone(connected: &Connected) {
+/// Waits until the daemon answers no more and, where it is a process that can be seen, has let go of its files.
+async fn until_gone(connected: &Connected, process: Option<tree::ProcessId>) {
+    until_silent(connected).await;
+    while process.is_some_and(tree::is_alive) {
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+async fn until_silent(connected: &Connected) {
     loop {
         let mut request = tonic::Request::new(GetServerInfoRequest {});
         request.set_timeout(Duration::from_secs(2));

@@ -123,7 +123,7 @@ async fn started(client: &Client, session_id: &str) -> CliResult<()> {
     })
 }
 
-async fn tools(client: &Client, session_id: &str) -> CliResult<Vec<ToolDefinition>> {
+pub(super) async fn tools(client: &Client, session_id: &str) -> CliResult<Vec<ToolDefinition>> {
     let mut tools = Vec::new();
     let mut request = ListToolsRequest {
         session_id: session_id.to_owned(),

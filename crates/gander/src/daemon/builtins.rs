@@ -1,14 +1,24 @@
 //! Builtin extensions as the MCP host starts them.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use futures::future::BoxFuture;
 use gander_builtin::{
-    AvailableExtension, Body, BuiltinContext, ExtensionManager, HookError, ListedResource, ResourceContent,
-    StateStore,
+    AvailableExtension, Body, BuiltinContext, ExtensionManager, HookError, HostFiles, ListedResource,
+    ResourceContent, StateStore,
 };
-use gander_domain::{ErrorDetail, ErrorReason, Part, PartBody, content::Data, extension::extension_key};
-use gander_mcp::{BuiltinConnection, BuiltinFactory, SessionClient, SessionContext, SessionExtensions};
+use gander_domain::{
+    ErrorDetail, ErrorReason, Part, PartBody,
+    content::Data,
+    extension::extension_key,
+    host::{HostCallKind, HostCallOutcome},
+};
+use gander_mcp::{
+    BuiltinConnection, BuiltinFactory, BuiltinInfo, SessionClient, SessionContext, SessionExtensions,
+};
 use gander_process::{Spawner, ToolProcesses};
 
 /// Makes builtin servers in process; their commands are supervised and registered as tools.
@@ -32,6 +42,15 @@ impl BuiltinFactory for Builtins {
         gander_builtin::catalogue().iter().map(|info| info.name.to_owned()).collect()
     }
 
+    fn catalogue(&self) -> Vec<BuiltinInfo> {
+        let info = |info: &gander_builtin::BuiltinInfo| BuiltinInfo {
+            name: info.name.to_owned(),
+            display_name: info.display_name.to_owned(),
+            description: info.description.to_owned(),
+        };
+        gander_builtin::catalogue().iter().map(info).collect()
+    }
+
     fn connect(
         &self,
         name: &str,
@@ -42,7 +61,8 @@ impl BuiltinFactory for Builtins {
         let builtin = BuiltinContext {
             global_memory_dir: Some(self.global_memory_dir.clone()),
             state: session.clone(),
-            manager: Some(session),
+            manager: Some(session.clone()),
+            host_files: Some(session),
             additional_directories: context.additional_directories.clone(),
             environment: context.environment.clone(),
             spawner: self.spawner.clone(),
@@ -80,6 +100,44 @@ impl StateStore for SessionHooks {
 
     fn save<'a>(&'a self, key: &'a str, value: String) -> BoxFuture<'a, Result<(), HookError>> {
         Box::pin(async move { self.0.save_state(key, value).await.map_err(|e| hook_error(&e)) })
+    }
+}
+
+fn other_outcome(outcome: HostCallOutcome) -> HookError {
+    match outcome {
+        HostCallOutcome::Failed { message } => HookError::new(message),
+        _ => HookError::new("it answered with another kind of result"),
+    }
+}
+
+/// The protocol has names of UTF-8 only; a file with another cannot be open in a program that is attached.
+impl HostFiles for SessionHooks {
+    fn read_text<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Option<Result<String, HookError>>> {
+        Box::pin(async move {
+            let path = path.to_str()?.to_owned();
+            let outcome = self.0.host_call(HostCallKind::FsRead { path, line: None, limit: None }).await?;
+            Some(match outcome {
+                Ok(HostCallOutcome::FsRead { text }) => Ok(text),
+                Ok(other) => Err(other_outcome(other)),
+                Err(error) => Err(hook_error(&error)),
+            })
+        })
+    }
+
+    fn write_text<'a>(
+        &'a self,
+        path: &'a Path,
+        text: &'a str,
+    ) -> BoxFuture<'a, Option<Result<(), HookError>>> {
+        Box::pin(async move {
+            let path = path.to_str()?.to_owned();
+            let outcome = self.0.host_call(HostCallKind::FsWrite { path, text: text.to_owned() }).await?;
+            Some(match outcome {
+                Ok(HostCallOutcome::FsWritten) => Ok(()),
+                Ok(other) => Err(other_outcome(other)),
+                Err(error) => Err(hook_error(&error)),
+            })
+        })
     }
 }
 

@@ -3,9 +3,12 @@
 //!
 //! Nothing here is process-wide: two daemons with different roots live in one process and do not see each other.
 
+mod adapters;
 mod admin;
+mod background;
 mod builtins;
 mod environment;
+mod linger;
 
 use std::{
     net::SocketAddr,
@@ -18,24 +21,35 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use gander_client::{Client, ClientOptions, Endpoint};
+use gander_agents::Agents;
+use gander_client::{Client, Endpoint};
 use gander_config::{ConfigHandle, ConfigOptions, Environment, Paths, Secret};
 use gander_engine::{ConfigModels, Engine, EngineOptions, EngineParts, SystemSource};
 use gander_listen::{App, CallerCheck, Front, Listener, Options, PeerIdentity, Server, TlsOptions};
 use gander_mcp::{HostOptions, McpHost};
-use gander_model::ProviderRegistry;
-use gander_process::ToolProcesses;
+use gander_model::{ProviderRegistry, Tape};
+use gander_process::{Spawner, ToolProcesses};
 use gander_service::{Principal, ServiceOptions};
 use gander_store::{OpenOptions, SqliteStore, StoreError};
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
+use adapters::Adapters;
+pub use background::{BackgroundOptions, ensure, find_running};
 pub use environment::{client_environment, tool_environment};
+pub use linger::Linger;
 
 /// How long running turns may finish when the daemon is told to stop without saying how long.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 /// After the turns: for streams and connections to end.
 const CONNECTION_GRACE: Duration = Duration::from_secs(8);
+
+/// How long a daemon in the background waits for the one before it to let go of the data directory.
+const HANDOVER: Duration = Duration::from_secs(30);
+const HANDOVER_POLL: Duration = Duration::from_millis(20);
+
+/// For calls of the adapters that are on their way when the daemon is told to stop.
+const ADAPTER_GRACE: Duration = Duration::from_millis(500);
 
 /// Certificate files of the TCP listener, PEM.
 #[derive(Debug, Clone)]
@@ -44,6 +58,15 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// Clients must show a certificate of this authority.
     pub client_ca: Option<PathBuf>,
+}
+
+/// What happens to model calls besides being made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taping {
+    /// They are recorded in this directory.
+    Record(PathBuf),
+    /// They are not made: the answers of this record are given.
+    Replay(PathBuf),
 }
 
 /// How to run a daemon.
@@ -60,6 +83,10 @@ pub struct DaemonOptions {
     /// Command line in front of `-- COMMAND` that supervises tool processes; `None` = process groups only.
     pub supervisor: Option<Vec<String>>,
     pub engine: EngineOptions,
+    /// Exit when nobody has used the daemon for a while, as the setting `gander.linger` says.
+    pub background: bool,
+    /// Record or replay model calls.
+    pub taping: Option<Taping>,
 }
 
 impl DaemonOptions {
@@ -72,7 +99,9 @@ impl DaemonOptions {
             tls: None,
             environment,
             supervisor: own_supervisor(),
-            engine: EngineOptions::default(),
+            engine: EngineOptions { generate_titles: true, ..EngineOptions::default() },
+            background: false,
+            taping: None,
         }
     }
 }
@@ -97,7 +126,10 @@ pub struct Ready {
 struct Daemon {
     engine: Arc<Engine>,
     front: Front,
+    client: Client,
+    adapters: Option<Adapters>,
     paths: Paths,
+    linger: Linger,
 }
 
 /// What is known before the service is made.
@@ -111,7 +143,14 @@ impl Daemon {
         let paths = Paths::resolve(options.root.as_deref(), &options.environment)?;
         paths.create_dirs()?;
         let config = ConfigHandle::open(ConfigOptions::new(paths.clone(), options.environment.clone()))?;
-        let store = open_store(&paths)?;
+        crate::log_writer::hide(config.secret_values());
+        let linger = match config.current().get_string(linger::KEY)? {
+            Some(text) => Linger::parse(&text)?,
+            None => Linger::default(),
+        };
+        // A daemon that is about to end still holds the directory for a moment.
+        let patience = if options.background { HANDOVER } else { Duration::ZERO };
+        let store = open_store(&paths, patience).await?;
         let processes = ToolProcesses::new();
         let mcp = McpHost::new(HostOptions {
             supervisor: options.supervisor.clone(),
@@ -124,14 +163,30 @@ impl Daemon {
                 processes.clone(),
             )
         });
-        let registry = ProviderRegistry::with_directory(&paths.custom_providers_dir());
+        let agents = Arc::new(Agents::with_directory(
+            &paths.custom_providers_dir(),
+            tool_environment(&options.environment),
+            Spawner::new(options.supervisor.clone(), processes.clone()),
+        ));
+        for problem in agents.problems() {
+            tracing::warn!(?problem, "an agent's file is left out");
+        }
+        let registry = ProviderRegistry::with_directory(&paths.custom_providers_dir()).with_source(agents);
         for problem in registry.problems() {
             tracing::warn!(?problem, "a provider file is left out");
+        }
+        let mut models = ConfigModels::new(config.clone(), registry);
+        if let Some(taping) = &options.taping {
+            let tape = match taping {
+                Taping::Record(directory) => Tape::record(directory),
+                Taping::Replay(directory) => Tape::replay(directory),
+            };
+            models = models.with_tape(tape.map_err(anyhow::Error::msg)?);
         }
         let engine = Engine::start(EngineParts {
             store,
             source: Arc::new(SystemSource),
-            models: Arc::new(ConfigModels::new(config.clone(), registry)),
+            models: Arc::new(models),
             mcp,
             config,
             options: options.engine.clone(),
@@ -146,25 +201,40 @@ impl Daemon {
             shutdown: announce.shutdown,
             ..ServiceOptions::default()
         };
-        let front = Front::new(
-            App { grpc: gander_service::routes(engine.clone(), service), http: None },
-            Options {
-                token: token.map(|t| SecretString::from(t.expose().to_owned())),
-                caller_check: Some(Arc::new(ToolCheck(processes))),
-                identify: Some(Arc::new(|extensions, peer: &PeerIdentity| {
-                    let protocol = if peer.protocol.is_empty() { "grpc" } else { &peer.protocol };
-                    extensions
-                        .insert(Principal { name: peer.principal.clone(), protocol: protocol.to_owned() });
-                })),
-                ..Options::default()
-            },
-        );
-        Ok(Self { engine, front, paths })
+        let services = gander_service::routes(engine.clone(), service);
+        let listening = Options {
+            token: token.as_ref().map(|t| SecretString::from(t.expose().to_owned())),
+            caller_check: Some(Arc::new(ToolCheck(processes))),
+            identify: Some(Arc::new(|extensions, peer: &PeerIdentity| {
+                let protocol = if peer.protocol.is_empty() { "grpc" } else { &peer.protocol };
+                extensions.insert(Principal { name: peer.principal.clone(), protocol: protocol.to_owned() });
+            })),
+            ..Options::default()
+        };
+        let client = adapters::client(services.clone(), &listening, "gander", "").await?;
+        let adapters = match &token {
+            Some(token) if options.tcp.is_some() => {
+                Some(Adapters::new(services.clone(), &listening, token).await?)
+            }
+            _ => None,
+        };
+        let http = adapters.as_ref().map(Adapters::routes);
+        let front = Front::new(App { grpc: services, http }, listening);
+        Ok(Self { engine, front, client, adapters, paths, linger })
     }
 }
 
-fn open_store(paths: &Paths) -> Result<Arc<SqliteStore>> {
-    SqliteStore::open(OpenOptions::new(paths.data_dir())).map_err(|error| match error {
+async fn open_store(paths: &Paths, patience: Duration) -> Result<Arc<SqliteStore>> {
+    let deadline = tokio::time::Instant::now() + patience;
+    let opened = loop {
+        match SqliteStore::open(OpenOptions::new(paths.data_dir())) {
+            Err(StoreError::Owned { .. }) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(HANDOVER_POLL).await;
+            }
+            opened => break opened,
+        }
+    };
+    opened.map_err(|error| match error {
         StoreError::Owned { pid } => anyhow::anyhow!(
             "the data directory {} is in use by another gander (process {pid}); stop it with `gander stop`, or give \
              this one another root with --root",
@@ -193,10 +263,12 @@ impl CallerCheck for ToolCheck {
 /// # Errors
 /// What keeps the daemon from starting: configuration, data directory, a taken address.
 pub async fn serve(
-    options: DaemonOptions,
+    mut options: DaemonOptions,
     shutdown: CancellationToken,
     ready: impl FnOnce(&Ready),
 ) -> Result<()> {
+    // An engine inside of a short command must not start what outlives it.
+    options.engine.run_schedules = true;
     let paths = Paths::resolve(options.root.as_deref(), &options.environment)?;
     paths.create_dirs()?;
     let socket = paths.prepare_socket_dir()?;
@@ -209,6 +281,7 @@ pub async fn serve(
         None => None,
     };
     let protocols = || vec!["grpc".to_owned(), "grpc-web".to_owned()];
+    let tcp_protocols = || [protocols(), vec!["goose-rest".to_owned(), "acp".to_owned()]].concat();
     let mut listeners = vec![gander_service::Listener {
         address: format!("unix:{}", socket.display()),
         protocols: protocols(),
@@ -218,7 +291,7 @@ pub async fn serve(
         gander_listen::BoundAddress::Unix(_) => None,
     });
     listeners.extend(
-        tcp_address.map(|a| gander_service::Listener { address: a.to_string(), protocols: protocols() }),
+        tcp_address.map(|a| gander_service::Listener { address: a.to_string(), protocols: tcp_protocols() }),
     );
     let hook: gander_service::ShutdownHook = {
         let (shutdown, grace) = (shutdown.clone(), grace.clone());
@@ -246,9 +319,28 @@ pub async fn serve(
         data_dir: daemon.paths.data_dir().to_owned(),
         token_file: daemon.paths.token_file(),
     });
-    shutdown.cancelled().await;
+    let history = {
+        let (client, paths, stop) = (daemon.client.clone(), daemon.paths.clone(), shutdown.clone());
+        tokio::spawn(async move { crate::goose_history::import_once(&client, &paths, &stop).await })
+    };
+    let unused = async {
+        match options.background {
+            true => daemon.linger.until_unused(&daemon.front, &daemon.engine).await,
+            false => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = unused => tracing::info!("nobody uses this daemon: it ends"),
+    }
+    shutdown.cancel();
     let grace = Duration::from_millis(grace.load(Ordering::Relaxed));
     tracing::info!(grace_ms = millis(grace), "draining");
+    if let Some(adapters) = &daemon.adapters {
+        adapters.close(ADAPTER_GRACE).await;
+    }
+    // It stops between two sessions; what it is in the middle of has its own deadline and is one commit.
+    history.abort();
     drain(&daemon.engine, servers, grace).await;
     drop(admin);
     tracing::info!("stopped");
@@ -313,21 +405,6 @@ impl Embedded {
         self.daemon.engine.drain(Duration::ZERO).await;
         self.daemon.engine.close().await;
     }
-}
-
-/// The daemon of these paths, if one answers on its socket.
-pub async fn find_running(paths: &Paths) -> Option<Endpoint> {
-    let socket = paths.socket_path();
-    if !socket.exists() {
-        return None;
-    }
-    let endpoint = Endpoint::unix(socket);
-    let probe = async {
-        let client = Client::connect(endpoint.clone(), ClientOptions::new("gander-probe")).await.ok()?;
-        let request = gander_proto::v1::GetServerInfoRequest {};
-        client.system().get_server_info(request).await.ok()
-    };
-    tokio::time::timeout(Duration::from_secs(3), probe).await.ok().flatten().map(|_| endpoint)
 }
 
 /// Checks the database of these paths without a daemon and without changing it; gives the findings.

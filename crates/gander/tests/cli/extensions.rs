@@ -138,7 +138,7 @@ fn mistakes_are_told() {
         (&["extension", "check", "missing.yaml"], 1, "cannot read"),
         (&["run", "--with-extension", "", "x"], 2, "there is no program"),
         (&["tool", "list", "--cmd", "sh -c 'a | b'"], 2, "as commands"),
-        (&["run", "--container", "c", "x"], 2, "--with-extension"),
+        (&["run", "--container", "c; rm", "x"], 1, "container"),
         (&["run", "--no-profile", "--session", "s", "x"], 2, "cannot be used with"),
         (&["tool", "list", "--cmd", "a", "--session", "s"], 2, "cannot be used with"),
         (&["tool", "list", "--cmd", "/nonexistent/server"], 1, "reason: EXTENSION_START_FAILED"),

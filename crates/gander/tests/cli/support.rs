@@ -38,6 +38,8 @@ impl Home {
             .args(arguments)
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            // A model server of whoever runs the tests is none of their business.
+            .env("GANDER_AUTO_MODEL", "false")
             .env("HOME", self.root.path())
             .env("GANDER_PATH_ROOT", self.root.path())
             .current_dir(self.work.path())

@@ -49,6 +49,14 @@ pub(crate) enum ExtensionCommand {
         /// The session
         #[arg(short, long, value_name = "ID")]
         session: String,
+        /// Go on with what it writes, until the extension is gone
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// List the extensions that are part of gander and those that are configured
+    Available {
+        #[command(flatten)]
+        json: JsonArg,
     },
     /// Check a configuration file, a recipe, a map of extensions or one extension, in YAML or JSON
     #[command(after_help = "Needs no daemon and starts nothing. Exit code 1 if there are errors.")]
@@ -64,17 +72,19 @@ pub(crate) enum ExtensionCommand {
 /// `gander extension add`.
 #[derive(Clone, Debug, Default, Args)]
 #[command(
-    group(ArgGroup::new("kind").required(true).args(["cmd", "url", "builtin"])),
+    group(ArgGroup::new("kind").args(["cmd", "url", "builtin"])),
     after_help = "\
 Examples:
   gander extension add memory --builtin
   gander extension add files --cmd \"npx -y @modelcontextprotocol/server-filesystem '/srv/my files'\"
   gander extension add tickets --url https://mcp.example.com/mcp --header 'Authorization: Bearer ${TICKETS_TOKEN}'
+  gander extension add 'goose://extension?cmd=uvx&arg=mcp-server-time&name=Time'
 
+A link is stored disabled: look at what it would run, then `gander extension enable NAME`.
 The command is split into words as a shell would, and run without one: no pipes, no variables."
 )]
 pub(crate) struct AddArgs {
-    /// Its name; with --builtin it says which
+    /// Its name; with --builtin it says which. Or a goose://extension link, without other options
     pub(crate) name: String,
     /// Program and arguments of a server on standard input and output
     #[arg(long, value_name = "COMMAND")]
@@ -109,6 +119,11 @@ pub(crate) struct AddArgs {
     /// What its process may write
     #[arg(long, value_name = "MODE", conflicts_with_all = ["url", "builtin"])]
     pub(crate) sandbox: Option<Sandbox>,
+    /// Directory or file that it may read from its sandbox, besides the session's and the system's; may be repeated.
+    /// Without any it may read everything but gander's own files
+    #[arg(long, value_name = "PATH", requires = "sandbox", conflicts_with_all = ["url", "builtin"],
+        value_hint = ValueHint::AnyPath)]
+    pub(crate) sandbox_read: Vec<PathBuf>,
     /// Let it use the network from its sandbox
     #[arg(long, requires = "sandbox", conflicts_with_all = ["url", "builtin"])]
     pub(crate) sandbox_network: bool,
@@ -164,8 +179,8 @@ pub(crate) struct WithArgs {
     /// Only these extensions, none of the configuration
     #[arg(long, conflicts_with = "session")]
     pub(crate) no_profile: bool,
-    /// Container in which the commands of --with-extension run, through docker exec
-    #[arg(long, value_name = "ID", requires = "with_extension")]
+    /// Container in which commands and builtins of the new session run, through docker exec
+    #[arg(long, value_name = "ID", conflicts_with = "session")]
     pub(crate) container: Option<String>,
 }
 
@@ -216,7 +231,11 @@ mod tests {
             ),
             ("add x --url http://h/mcp --header A:b --timeout 5m --protocol modern --sampling off", true),
             ("add x --builtin --pin --disabled", true),
-            ("add x", false),
+            // Refused later, as it might be a link.
+            ("add x", true),
+            ("add goose://extension?name=x", true),
+            ("logs x --session s --follow", true),
+            ("available --json", true),
             ("add --cmd srv", false),
             ("add x --cmd srv --builtin", false),
             ("add x --cmd srv --sandbox-network", false),

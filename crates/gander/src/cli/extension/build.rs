@@ -23,7 +23,11 @@ pub(crate) fn from_add(args: &AddArgs) -> CliResult<ExtensionConfig> {
     let mut config = match (&args.cmd, &args.url) {
         (Some(command), _) => from_command("--cmd", command)?,
         (None, Some(url)) => from_url(url),
-        (None, None) => builtin(&args.name),
+        (None, None) if args.builtin => builtin(&args.name),
+        (None, None) => {
+            return Err(CliError::usage(format!("what is {:?}?", args.name))
+                .remedy("say it with --cmd COMMAND, --url URL or --builtin, or give a goose:// link"));
+        }
     };
     config.name.clone_from(&args.name);
     config.env.extend(args.env.iter().cloned());
@@ -60,28 +64,32 @@ pub(crate) fn from_add(args: &AddArgs) -> CliResult<ExtensionConfig> {
             Sandbox::WorkspaceWrite => SandboxMode::WorkspaceWrite,
         } as i32,
         allow_network: args.sandbox_network,
+        readable_paths: args.sandbox_read.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
         ..ExtensionSandbox::default()
     });
     Ok(config)
+}
+
+/// Whether `gander extension add` was given a link; it takes no other options then.
+pub(crate) fn is_link(args: &AddArgs) -> CliResult<bool> {
+    if !gander_formats::extension::is_link(&args.name) {
+        return Ok(false);
+    }
+    let bare = AddArgs { name: args.name.clone(), ..AddArgs::default() };
+    if format!("{args:?}") != format!("{bare:?}") {
+        return Err(CliError::usage(
+            "a link says itself how the extension runs; leave out the other options",
+        )
+        .remedy("add it, then change it with `gander extension add NAME …`"));
+    }
+    Ok(true)
 }
 
 /// The extensions that `gander run` was given, with names of their own.
 pub(crate) fn from_with(args: &WithArgs) -> CliResult<Vec<ExtensionConfig>> {
     let mut configs = Vec::new();
     for command in &args.with_extension {
-        let mut config = from_command("--with-extension", command)?;
-        if let Some(container) = &args.container {
-            if container.is_empty() || container.starts_with('-') {
-                return Err(CliError::usage(format!("--container: {container:?} is no container's id")));
-            }
-            // Variables are docker's then, so those for the server are named to it; their values stay out of argv.
-            config.exec_prefix = ["docker", "exec", "-i"].map(str::to_owned).to_vec();
-            let mut names: Vec<&String> = config.env.keys().collect();
-            names.sort();
-            config.exec_prefix.extend(names.into_iter().flat_map(|name| ["-e".to_owned(), name.clone()]));
-            config.exec_prefix.push(container.clone());
-        }
-        configs.push(config);
+        configs.push(from_command("--with-extension", command)?);
     }
     configs.extend(args.with_http.iter().map(|url| from_url(url)));
     configs.extend(args.with_builtin.iter().filter(|name| !name.trim().is_empty()).map(|name| builtin(name)));
@@ -278,17 +286,12 @@ mod tests {
             with_extension: vec!["A=1 srv one".to_owned(), "srv two".to_owned()],
             with_http: vec!["http://srv/mcp".to_owned()],
             with_builtin: vec!["Memory".to_owned()],
-            container: Some("c1".to_owned()),
             ..WithArgs::default()
         };
         let configs = from_with(&args).unwrap();
         let names: Vec<&str> = configs.iter().map(|config| config.name.as_str()).collect();
         assert_eq!(names, ["srv", "srv_2", "srv_3", "Memory"]);
-        assert_eq!(configs[0].exec_prefix, ["docker", "exec", "-i", "-e", "A", "c1"]);
-        assert_eq!(configs[1].exec_prefix, ["docker", "exec", "-i", "c1"]);
-        assert!(configs[2..].iter().all(|config| config.exec_prefix.is_empty()));
-        let wrong = WithArgs { container: Some("--privileged".to_owned()), ..args };
-        assert_eq!(from_with(&wrong).unwrap_err().exit, 2);
+        assert!(configs.iter().all(|config| config.exec_prefix.is_empty()));
     }
 
     #[test]

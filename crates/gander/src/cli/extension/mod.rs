@@ -9,9 +9,9 @@ mod check;
 use gander_client::Client;
 use gander_proto::v1::{
     ConfiguredExtension, DeleteExtensionRequest, ExtensionConfig, ExtensionKind, ExtensionState,
-    ExtensionStatus, ListExtensionsRequest, ListSessionExtensionsRequest, PutExtensionRequest,
-    ReadExtensionLogRequest, RestartSessionExtensionRequest, SetExtensionEnabledRequest,
-    extension_config::Kind,
+    ExtensionStatus, InstallExtensionLinkRequest, ListAvailableExtensionsRequest, ListExtensionsRequest,
+    ListSessionExtensionsRequest, PutExtensionRequest, ReadExtensionLogRequest,
+    RestartSessionExtensionRequest, SetExtensionEnabledRequest, extension_config::Kind,
 };
 use tokio::signal;
 
@@ -35,6 +35,7 @@ pub(super) async fn extension(context: &Context, command: ExtensionCommand) -> C
     };
     // Before anything is started: what was typed must make sense.
     let prepared = match &command {
+        ExtensionCommand::Add(args) if build::is_link(args)? => None,
         ExtensionCommand::Add(args) => Some(build::from_add(args)?),
         _ => None,
     };
@@ -55,7 +56,11 @@ async fn run(
         ExtensionCommand::List { session: Some(id), json } => {
             of_session(context, client, id, json.json).await
         }
-        ExtensionCommand::Add(args) => add(context, client, &args, prepared.unwrap_or_default()).await,
+        ExtensionCommand::Add(args) => match prepared {
+            Some(config) => add(context, client, &args, config).await,
+            None => install(context, client, args.name).await,
+        },
+        ExtensionCommand::Available { json } => available(context, client, json.json).await,
         ExtensionCommand::Remove { name } => {
             let request = DeleteExtensionRequest {
                 extension_name: name.clone(),
@@ -69,7 +74,9 @@ async fn run(
         ExtensionCommand::Enable { name } => set_enabled(context, client, name, true).await,
         ExtensionCommand::Disable { name } => set_enabled(context, client, name, false).await,
         ExtensionCommand::Restart { name, session } => restart(context, client, name, session).await,
-        ExtensionCommand::Logs { name, session } => logs(context, client, name, session).await,
+        ExtensionCommand::Logs { name, session, follow } => {
+            logs(context, client, name, session, follow).await
+        }
         // Needs no daemon and was done before.
         ExtensionCommand::Check { .. } => Ok(()),
     }
@@ -224,6 +231,52 @@ async fn add(context: &Context, client: &Client, args: &AddArgs, config: Extensi
     Ok(())
 }
 
+/// A link from a web page: stored disabled, with all that a person should know before enabling it.
+async fn install(context: &Context, client: &Client, link: String) -> CliResult<()> {
+    let request = InstallExtensionLinkRequest { link, idempotency_key: idempotency_key() };
+    let answer = client.extensions().install_extension_link(request).await?.into_inner();
+    let config = answer.extension.as_ref().and_then(|e| e.config.as_ref());
+    let name = config.map_or_else(String::new, |config| clean(&config.name));
+    if answer.created {
+        context.out.note(&format!("{name} is added, disabled; `gander extension enable {name}` starts it"));
+    }
+    for warning in &answer.warnings {
+        context.out.note(&clean(warning));
+    }
+    for key in &answer.unresolved_keys {
+        let header = config.is_some_and(
+            |config| matches!(&config.kind, Some(Kind::StreamableHttp(http)) if http.headers.contains_key(key)),
+        );
+        let key = clean(key);
+        context.out.note(&if header {
+            format!("the header {key} needs a value: gander extension add {name} --url … --header '{key}: …'")
+        } else {
+            format!("it needs the secret {key}: gander config set --secret {key}")
+        });
+    }
+    if !answer.installation_notes.is_empty() {
+        context.out.line(&clean(&answer.installation_notes))?;
+    }
+    warn(context, answer.extension.as_slice());
+    Ok(())
+}
+
+async fn available(context: &Context, client: &Client, as_json: bool) -> CliResult<()> {
+    let request = ListAvailableExtensionsRequest {};
+    let list = client.extensions().list_available_extensions(request).await?.into_inner().extensions;
+    if as_json {
+        return context.out.line(&json::array(&list)?);
+    }
+    let mut rows = vec![["NAME", "CONFIGURED", "KIND", "WHAT"].map(str::to_owned).to_vec()];
+    rows.extend(list.iter().map(|available| {
+        let config = available.config.clone().unwrap_or_default();
+        let configured = if available.configured { "yes" } else { "no" };
+        let (kind, what) = kind_and_what(&config);
+        vec![clean(&config.name), configured.to_owned(), kind, one_line(&what, WHAT_WIDTH)]
+    }));
+    context.out.print(&table(&rows, context.out.width, context.out.color))
+}
+
 async fn set_enabled(context: &Context, client: &Client, name: String, enabled: bool) -> CliResult<()> {
     let request = SetExtensionEnabledRequest {
         extension_name: name.clone(),
@@ -256,9 +309,14 @@ async fn restart(context: &Context, client: &Client, name: String, session_id: S
     }
 }
 
-async fn logs(context: &Context, client: &Client, name: String, session_id: String) -> CliResult<()> {
-    let request =
-        ReadExtensionLogRequest { session_id, extension_name: name, ..ReadExtensionLogRequest::default() };
+async fn logs(
+    context: &Context,
+    client: &Client,
+    name: String,
+    session_id: String,
+    follow: bool,
+) -> CliResult<()> {
+    let request = ReadExtensionLogRequest { session_id, extension_name: name, tail_bytes: 0, follow };
     let mut stream = client.extensions().read_extension_log(request).await?.into_inner();
     let mut cleaner = Cleaner::default();
     loop {

@@ -209,6 +209,14 @@ impl Renderer {
                     self.note(Tint::Yellow, &text);
                 }
             }
+            // What the daemon itself has to say about an extension; servers say more than anybody wants to read.
+            Payload::ExtensionNotification(event) if event.logger == "gander" => {
+                let data: serde_json::Value = serde_json::from_str(&event.data_json).unwrap_or_default();
+                if let Some(message) = data.get("message").and_then(serde_json::Value::as_str) {
+                    let text = format!("extension {}: {}", clean(&event.extension_name), clean(message));
+                    self.note(Tint::Yellow, &text);
+                }
+            }
             _ => {}
         }
     }

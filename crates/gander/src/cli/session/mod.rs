@@ -24,6 +24,7 @@ use super::{
     run::path_text,
     terminal,
 };
+use crate::goose_history;
 
 /// Sessions and events per page.
 const PAGE: i32 = 200;
@@ -63,9 +64,10 @@ async fn apply(context: &Context, connected: &Connected, command: SessionCommand
             context.out.line(&session.unwrap_or_default().session_id)?;
         }
         SessionCommand::Export { id, output } => export(context, client, id, output.as_deref()).await?,
-        SessionCommand::Import { file, keep_id, cwd } => {
+        SessionCommand::Import { file: Some(file), keep_id, cwd, .. } => {
             import(context, client, &file, keep_id, cwd.as_deref()).await?;
         }
+        SessionCommand::Import { file: None, .. } => return import_goose(context, client).await,
         SessionCommand::Delete { ids, yes } => return delete(context, client, ids, yes).await,
     }
     Ok(exit::OK)
@@ -340,7 +342,7 @@ async fn import(
         None => String::new(),
     };
     let request = ImportSessionRequest {
-        source: Some(Source::ExportData(data.into())),
+        source: Some(source(data)?),
         keep_session_id: keep_id,
         working_directory,
         idempotency_key: uuid::Uuid::now_v7().to_string(),
@@ -350,6 +352,37 @@ async fn import(
     request.set_timeout(Duration::from_secs(300));
     let session = client.sessions().import_session(request).await?.into_inner().session;
     context.out.line(&session.unwrap_or_default().session_id)
+}
+
+/// An export of gander's is lines of JSON, the first one a header; Goose's is one document with a conversation.
+fn source(data: Vec<u8>) -> CliResult<Source> {
+    let is_goose =
+        serde_json::from_slice::<serde_json::Value>(&data).is_ok_and(|value| value.get("line").is_none());
+    let Some(text) = is_goose.then(|| std::str::from_utf8(&data).ok()).flatten() else {
+        return Ok(Source::ExportData(data.into()));
+    };
+    let wrong =
+        |error: String| CliError::new(format!("the file is no session of gander's or Goose's: {error}"));
+    let document =
+        gander_formats::session::Document::parse(text).map_err(|error| wrong(error.to_string()))?;
+    Ok(Source::Document(Box::new(gander_goose::session_document(&document).map_err(wrong)?)))
+}
+
+/// All sessions of Goose's own database.
+async fn import_goose(context: &Context, client: &Client) -> CliResult<u8> {
+    let database = goose_history::database(&context.paths()?);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let Some(done) = goose_history::import(client, &database, &stop).await? else {
+        return Err(CliError::new(format!(
+            "Goose has stored no sessions: {} does not exist",
+            database.display()
+        )));
+    };
+    for (session_id, error) in &done.failed {
+        context.out.note(&format!("{} was not imported: {}", clean(session_id), clean(error)));
+    }
+    context.out.note(&format!("{} sessions imported, {} were here already", done.imported, done.known));
+    Ok(if done.failed.is_empty() { exit::OK } else { exit::ERROR })
 }
 
 async fn delete(context: &Context, client: &Client, ids: Vec<String>, yes: bool) -> CliResult<u8> {

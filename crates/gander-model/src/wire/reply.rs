@@ -11,11 +11,7 @@ use std::{
 
 use futures::{FutureExt as _, StreamExt as _};
 
-use super::{
-    assemble::{Assembler, Step, truncated},
-    failure, network_error,
-    sse::SseDecoder,
-};
+use super::{ReplyDecoder, Step, failure, network_error, sse::SseDecoder, truncated};
 use crate::{
     ModelError, ModelErrorClass, ModelEvent, ModelStream,
     classify::{Failure, classify},
@@ -28,20 +24,17 @@ const MAX_WHOLE_BODY: usize = 32 * 1024 * 1024;
 /// How long a finished reply may take to end its body.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
-/// Starts a call.
-pub(super) fn stream(
+/// Starts a call. The request has its body and all its headers.
+pub(crate) fn stream(
     request: reqwest::RequestBuilder,
-    provider_id: &str,
+    decoder: Box<dyn ReplyDecoder>,
     redactor: Redactor,
     top_up_url: Option<Arc<str>>,
 ) -> ModelStream {
-    let request = request
-        .header("content-type", "application/json")
-        .header("accept", "text/event-stream, application/json;q=0.9");
     let reply = Reply {
         phase: Phase::Start(request),
         sse: SseDecoder::default(),
-        assembler: Assembler::new(provider_id),
+        decoder,
         queue: VecDeque::new(),
         redactor,
         top_up_url,
@@ -64,7 +57,7 @@ enum Phase {
 struct Reply {
     phase: Phase,
     sse: SseDecoder,
-    assembler: Assembler,
+    decoder: Box<dyn ReplyDecoder>,
     queue: VecDeque<Result<ModelEvent, ModelError>>,
     redactor: Redactor,
     top_up_url: Option<Arc<str>>,
@@ -123,12 +116,16 @@ impl Reply {
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
-        if self.sse.feed(bytes).is_err() {
-            return self.fail(oversized());
-        }
-        if self.frames()
-            && let Phase::Streaming(response) = std::mem::replace(&mut self.phase, Phase::Done)
-        {
+        let over = match self.decoder.bytes(bytes) {
+            Some(step) => self.step(step),
+            None => {
+                if self.sse.feed(bytes).is_err() {
+                    return self.fail(oversized());
+                }
+                self.frames()
+            }
+        };
+        if over && let Phase::Streaming(response) = std::mem::replace(&mut self.phase, Phase::Done) {
             drain(response);
         }
     }
@@ -137,37 +134,21 @@ impl Reply {
     fn frames(&mut self) -> bool {
         loop {
             let Some(frame) = self.sse.next_frame() else { return false };
-            let step = self.assembler.frame(frame.data, frame.is_error);
-            while let Some(event) = self.assembler.pop() {
-                self.queue.push_back(Ok(event));
+            let step = self.decoder.frame(frame.data, frame.is_error);
+            if self.step(step) {
+                return true;
             }
-            match step {
-                Step::More => continue,
-                Step::Done => self.complete(),
-                Step::Failed(body) => {
-                    let failure =
-                        Failure { status: None, headers: None, body: &body, now: SystemTime::now() };
-                    let error = classify(&failure, &self.redactor);
-                    self.fail(error);
-                }
-                Step::Broken(error) => self.fail(error),
-            }
-            return true;
         }
     }
 
-    fn end_of_bytes(&mut self) {
-        self.sse.end();
-        if !self.frames() {
-            self.complete();
+    /// Takes what a piece led to; true when the reply is over.
+    fn step(&mut self, step: Step) -> bool {
+        while let Some(event) = self.decoder.pop() {
+            self.queue.push_back(Ok(event));
         }
-        self.phase = Phase::Done;
-    }
-
-    fn whole(&mut self) {
-        let Phase::Whole(_, body) = std::mem::replace(&mut self.phase, Phase::Done) else { return };
-        match self.assembler.frame(&body, false) {
-            Step::More | Step::Done => self.complete(),
+        match step {
+            Step::More => return false,
+            Step::Done => self.complete(),
             Step::Failed(body) => {
                 let failure = Failure { status: None, headers: None, body: &body, now: SystemTime::now() };
                 let error = classify(&failure, &self.redactor);
@@ -175,11 +156,30 @@ impl Reply {
             }
             Step::Broken(error) => self.fail(error),
         }
+        true
+    }
+
+    fn end_of_bytes(&mut self) {
+        self.sse.end();
+        let over = self.frames();
+        if !over {
+            self.complete();
+        }
+        self.phase = Phase::Done;
+    }
+
+    fn whole(&mut self) {
+        let Phase::Whole(_, body) = std::mem::replace(&mut self.phase, Phase::Done) else { return };
+        let step = match self.decoder.whole(&body) {
+            Step::More => Step::Done,
+            step => step,
+        };
+        self.step(step);
     }
 
     fn complete(&mut self) {
-        let ended = self.assembler.end();
-        while let Some(event) = self.assembler.pop() {
+        let ended = self.decoder.end();
+        while let Some(event) = self.decoder.pop() {
             self.queue.push_back(Ok(event));
         }
         if let Err(error) = ended {

@@ -1,0 +1,221 @@
+//! The editor at work for the daemon: its files with their unsaved changes, its terminals.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use gander_client::ClientError;
+use gander_proto::v1::{
+    AttachHostRequest, CompleteHostCallRequest, ErrorDetail, ErrorReason, FsReadResult, FsWriteResult,
+    HostCall, HostCapabilities, TerminalRun, TerminalRunResult, attach_host_response::Payload,
+    complete_host_call_request::Outcome, host_call::Call,
+};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::{Inner, watching::Attached};
+use crate::rpc::RpcError;
+
+/// Pause before the daemon is asked again after its stream ended.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Output that a terminal keeps when the daemon does not say.
+const OUTPUT_LIMIT: i64 = 1024 * 1024;
+
+impl Inner {
+    /// Serves the session's host calls for as long as it is followed.
+    pub(super) async fn be_host(self: &Arc<Self>, session: &Arc<Attached>) {
+        loop {
+            match Box::pin(self.serve_host(session)).await {
+                // The daemon ended the stream, or was away for a moment.
+                Ok(()) => tokio::time::sleep(AGAIN).await,
+                Err(error) if error.is_temporary() => tokio::time::sleep(AGAIN).await,
+                // Somebody else is the host: perhaps no longer when the next turn begins.
+                Err(error) if error.is(ErrorReason::HostAlreadyAttached) => {
+                    session.host_wanted.notified().await;
+                }
+                Err(error) => {
+                    tracing::info!(error = %error, "the client's files and terminals are not used");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn serve_host(self: &Arc<Self>, session: &Arc<Attached>) -> Result<(), ClientError> {
+        let caps = self.caps();
+        let capabilities =
+            HostCapabilities { fs_read: caps.fs_read, fs_write: caps.fs_write, terminal: caps.terminal };
+        let request = AttachHostRequest {
+            session_id: session.session_id.clone(),
+            capabilities: Some(capabilities),
+            ..AttachHostRequest::default()
+        };
+        let mut calls = self.client.hosts().attach_host(request).await?.into_inner();
+        let mut running: HashMap<String, CancellationToken> = HashMap::new();
+        while let Some(message) = calls.message().await? {
+            match message.payload {
+                Some(Payload::Call(call)) => {
+                    running.retain(|_, token| !token.is_cancelled());
+                    let withdrawn = CancellationToken::new();
+                    running.insert(call.host_call_id.clone(), withdrawn.clone());
+                    let (inner, owner) = (self.clone(), session.clone());
+                    session
+                        .spawn(self, async move { Box::pin(inner.host_call(&owner, call, withdrawn)).await });
+                }
+                Some(Payload::Withdrawn(call)) => {
+                    if let Some(token) = running.remove(&call.host_call_id) {
+                        token.cancel();
+                    }
+                }
+                Some(Payload::StreamClosing(_)) => return Ok(()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn host_call(
+        self: &Arc<Self>,
+        session: &Arc<Attached>,
+        call: HostCall,
+        withdrawn: CancellationToken,
+    ) {
+        let outcome = match &call.call {
+            Some(Call::TerminalRun(run)) => {
+                match self.run_terminal(session, &call.item_id, run, &withdrawn).await {
+                    Ok(result) => Outcome::TerminalRun(result),
+                    Err(error) => Outcome::Error(detail(&error)),
+                }
+            }
+            other => {
+                let done = tokio::select! {
+                    done = self.file_call(session, other.as_ref()) => done,
+                    () = withdrawn.cancelled() => return,
+                };
+                done.unwrap_or_else(|error| Outcome::Error(detail(&error)))
+            }
+        };
+        if withdrawn.is_cancelled() {
+            return;
+        }
+        // Lets the list of running calls forget this one.
+        withdrawn.cancel();
+        let request = CompleteHostCallRequest {
+            host_call_id: call.host_call_id,
+            outcome: Some(outcome),
+            idempotency_key: String::new(),
+        };
+        if let Err(status) = self.client.hosts().complete_host_call(request).await {
+            tracing::debug!(error = status.message(), "the result of a host call came too late");
+        }
+    }
+
+    async fn file_call(
+        self: &Arc<Self>,
+        session: &Attached,
+        call: Option<&Call>,
+    ) -> Result<Outcome, RpcError> {
+        let session_id = &session.session_id;
+        match call {
+            Some(Call::FsRead(read)) => {
+                let mut params = json!({"sessionId": session_id, "path": read.path});
+                for (key, value) in [("line", read.line), ("limit", read.limit)] {
+                    if let (Some(value), Some(params)) = (value, params.as_object_mut()) {
+                        params.insert(key.to_owned(), json!(value));
+                    }
+                }
+                let answer = self.request(session, "fs/read_text_file", &params).await?;
+                let text = answer.get("content").and_then(Value::as_str);
+                let text = text.ok_or_else(|| RpcError::internal("the client gave no content"))?.to_owned();
+                Ok(Outcome::FsRead(FsReadResult { text }))
+            }
+            Some(Call::FsWrite(write)) => {
+                let params = json!({"sessionId": session_id, "path": write.path, "content": write.text});
+                self.request(session, "fs/write_text_file", &params).await?;
+                Ok(Outcome::FsWrite(FsWriteResult {}))
+            }
+            _ => Err(RpcError::unknown_method("this kind of host call")),
+        }
+    }
+
+    async fn request(
+        self: &Arc<Self>,
+        session: &Attached,
+        method: &str,
+        params: &Value,
+    ) -> Result<Value, RpcError> {
+        self.ask(Some(&session.session_id), method, params).await.answer().await
+    }
+
+    async fn run_terminal(
+        self: &Arc<Self>,
+        session: &Arc<Attached>,
+        item_id: &str,
+        run: &TerminalRun,
+        withdrawn: &CancellationToken,
+    ) -> Result<TerminalRunResult, RpcError> {
+        let (command, args) =
+            run.argv.split_first().ok_or_else(|| RpcError::params("the command is empty"))?;
+        let env: Vec<Value> =
+            run.env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+        let params = json!({
+            "sessionId": session.session_id,
+            "command": command,
+            "args": args,
+            "env": env,
+            "cwd": run.cwd,
+            "outputByteLimit": run.output_limit.unwrap_or(OUTPUT_LIMIT).max(0),
+        });
+        let created = self.request(session, "terminal/create", &params).await?;
+        let terminal_id = created.get("terminalId").and_then(Value::as_str);
+        let terminal_id =
+            terminal_id.ok_or_else(|| RpcError::internal("the client gave no terminalId"))?.to_owned();
+        if !item_id.is_empty() {
+            let updates = session.dialect().embed_terminal(item_id, &terminal_id);
+            self.send(session, updates).await;
+        }
+        let outcome = self.watch_terminal(session, &terminal_id, withdrawn).await;
+        // Released in every case: a terminal that is not is a leak in the editor.
+        let params = json!({"sessionId": session.session_id, "terminalId": terminal_id});
+        if let Err(error) = self.request(session, "terminal/release", &params).await {
+            tracing::debug!(code = error.code, "a terminal was not released");
+        }
+        outcome
+    }
+
+    async fn watch_terminal(
+        self: &Arc<Self>,
+        session: &Attached,
+        terminal_id: &str,
+        withdrawn: &CancellationToken,
+    ) -> Result<TerminalRunResult, RpcError> {
+        let params = json!({"sessionId": session.session_id, "terminalId": terminal_id});
+        let exit = tokio::select! {
+            exit = self.request(session, "terminal/wait_for_exit", &params) => exit?,
+            () = withdrawn.cancelled() => {
+                self.request(session, "terminal/kill", &params).await?;
+                return Err(RpcError::cancelled());
+            }
+        };
+        let output = self.request(session, "terminal/output", &params).await?;
+        let text =
+            |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let code = exit.get("exitCode").and_then(Value::as_i64);
+        Ok(TerminalRunResult {
+            output: text(&output, "output"),
+            truncated: output.get("truncated").and_then(Value::as_bool).unwrap_or_default(),
+            exit_code: code.and_then(|code| i32::try_from(code).ok()),
+            signal: text(&exit, "signal"),
+            terminal_id: terminal_id.to_owned(),
+        })
+    }
+}
+
+fn detail(error: &RpcError) -> ErrorDetail {
+    let reason = if error.code == crate::rpc::METHOD_NOT_FOUND {
+        ErrorReason::NotImplemented
+    } else {
+        ErrorReason::ExtensionUnavailable
+    };
+    let message =
+        if error.message.is_empty() { "the client failed without a reason" } else { &error.message };
+    ErrorDetail { reason: reason as i32, message: message.to_owned(), ..ErrorDetail::default() }
+}

@@ -1,0 +1,127 @@
+//! Requests of Bedrock's `converse-stream`.
+
+use serde_json::{Map, Value, json};
+
+use super::ENGINE;
+use crate::{
+    ModelError, ModelRequest, VendorOptions,
+    encode::{add_extras, finish, max_tokens, replays, schema, temperature, tools_of_history},
+    history::{self, Answer, Block, Content, Entry},
+};
+
+/// The body of a request.
+///
+/// # Errors
+/// A tool's schema or the extra parameters are no JSON objects.
+pub(crate) fn encode(options: &VendorOptions, request: &ModelRequest) -> Result<Vec<u8>, ModelError> {
+    let caches = options.prompt_cache
+        && crate::facts::of(&request.model_id).is_some_and(|facts| facts.supports_cache_control);
+    let entries = history::convert(&request.items, |state, made_by| {
+        replays(ENGINE, &options.info.provider_id, state, made_by, &request.model_id)
+    });
+    let mut body = Map::new();
+    let mut tools = Vec::new();
+    for tool in &request.tools {
+        let description =
+            if tool.description.trim().is_empty() { tool.name.as_str() } else { tool.description.as_str() };
+        tools.push(json!({ "toolSpec": { "name": tool.name, "description": description,
+            "inputSchema": { "json": schema(tool)? } } }));
+    }
+    if tools.is_empty() {
+        // The server refuses a history with calls where no tool is declared.
+        tools.extend(tools_of_history(&entries).into_iter().map(|name| {
+            json!({ "toolSpec": { "name": name, "description": "Not available now.",
+                "inputSchema": { "json": { "type": "object" } } } })
+        }));
+    }
+    if !tools.is_empty() {
+        cache_point(caches, &mut tools);
+        body.insert("toolConfig".to_owned(), json!({ "tools": tools }));
+    }
+    if !request.system.trim().is_empty() {
+        let mut system = vec![json!({ "text": request.system })];
+        cache_point(caches, &mut system);
+        body.insert("system".to_owned(), system.into());
+    }
+    body.insert("messages".to_owned(), messages(entries, caches).into());
+    let mut config = Map::new();
+    config.insert("maxTokens".to_owned(), max_tokens(options, request).into());
+    if let Some(temperature) = temperature(request) {
+        config.insert("temperature".to_owned(), temperature);
+    }
+    body.insert("inferenceConfig".to_owned(), config.into());
+    add_extras(&mut body, options, request)?;
+    finish(&body)
+}
+
+fn cache_point(caches: bool, list: &mut Vec<Value>) {
+    if caches {
+        list.push(json!({ "cachePoint": { "type": "default" } }));
+    }
+}
+
+fn messages(entries: Vec<Entry>, caches: bool) -> Vec<Value> {
+    let mut turns: Vec<(&'static str, Vec<Value>)> = Vec::new();
+    let mut documents = 0;
+    for entry in entries {
+        let (role, blocks) = match entry {
+            Entry::User(content) => (
+                "user",
+                content.into_iter().map(|content| block(content, &mut documents)).collect::<Vec<_>>(),
+            ),
+            Entry::Results(answers) => {
+                ("user", answers.into_iter().map(|answer| tool_result(answer, &mut documents)).collect())
+            }
+            Entry::Assistant(blocks) => ("assistant", blocks.into_iter().filter_map(said).collect()),
+        };
+        if blocks.is_empty() {
+            continue;
+        }
+        match turns.last_mut() {
+            Some((last, all)) if *last == role => all.extend(blocks),
+            _ => turns.push((role, blocks)),
+        }
+    }
+    for (_, blocks) in turns.iter_mut().filter(|(role, _)| *role == "user").rev().take(2) {
+        cache_point(caches, blocks);
+    }
+    turns.into_iter().map(|(role, content)| json!({ "role": role, "content": content })).collect()
+}
+
+fn block(content: Content, documents: &mut usize) -> Value {
+    match content {
+        Content::Text(text) if text.trim().is_empty() => json!({ "text": "(empty)" }),
+        Content::Text(text) => json!({ "text": text }),
+        Content::Image { mime_type, data } => match mime_type.strip_prefix("image/") {
+            Some(format @ ("png" | "jpeg" | "gif" | "webp")) => {
+                json!({ "image": { "format": format, "source": { "bytes": data } } })
+            }
+            _ => json!({ "text": format!("[image of type {mime_type}, which cannot be sent]") }),
+        },
+        Content::Pdf { data } => {
+            *documents += 1;
+            json!({ "document": { "format": "pdf", "name": format!("document-{documents}"),
+                "source": { "bytes": data } } })
+        }
+        Content::Audio { mime_type, .. } => {
+            json!({ "text": format!("[audio of type {mime_type}, which this model cannot be sent]") })
+        }
+    }
+}
+
+fn tool_result(answer: Answer, documents: &mut usize) -> Value {
+    let content: Vec<Value> = answer.content.into_iter().map(|content| block(content, documents)).collect();
+    let status = if answer.is_error { "error" } else { "success" };
+    json!({ "toolResult": { "toolUseId": answer.call_id, "content": content, "status": status } })
+}
+
+fn said(block: Block) -> Option<Value> {
+    match block {
+        Block::Text(text) if text.trim().is_empty() => None,
+        Block::Text(text) => Some(json!({ "text": text.trim_end() })),
+        Block::Thought { state, .. } => state.get("item").cloned(),
+        Block::Call(call) => {
+            Some(json!({ "toolUse": { "toolUseId": call.id, "name": call.name, "input": call.arguments } }))
+        }
+    }
+}

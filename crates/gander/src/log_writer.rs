@@ -1,0 +1,87 @@
+//! The log's way to stderr: known secrets, and words that look like keys, are taken out of every line.
+//!
+//! Libraries log what passes through them, tool output included. The list of secrets is the subscriber's and therefore the
+//! process's: the environment's at the start, those of a daemon's configuration when it starts.
+
+use std::{
+    io::{self, Write},
+    sync::{PoisonError, RwLock},
+};
+
+use gander_config::{Environment, Secret, is_secret_name};
+use gander_model::Redactor;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// What is known so far.
+static KNOWN: RwLock<Known> = RwLock::new(Known { values: Vec::new(), redactor: None });
+
+struct Known {
+    values: Vec<Secret>,
+    redactor: Option<Redactor>,
+}
+
+/// These secrets are never logged from now on.
+pub(crate) fn hide(secrets: impl IntoIterator<Item = Secret>) {
+    let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+    for secret in secrets {
+        if !known.values.iter().any(|value| value.expose() == secret.expose()) {
+            known.values.push(secret);
+        }
+    }
+    known.redactor = Some(Redactor::new(known.values.iter().map(|secret| secret.expose().to_owned())));
+}
+
+/// The secrets of an environment are never logged.
+pub(crate) fn hide_environment(environment: &Environment) {
+    let secret = |(name, value): (&str, &str)| is_secret_name(name).then(|| Secret::new(value));
+    hide(environment.iter().filter_map(secret));
+}
+
+fn clean(line: &[u8]) -> Vec<u8> {
+    let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
+    let text = String::from_utf8_lossy(line);
+    match &known.redactor {
+        Some(redactor) => redactor.apply(&text).into_bytes(),
+        None => text.into_owned().into_bytes(),
+    }
+}
+
+/// Writes cleaned lines to stderr.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct CleanStderr;
+
+impl<'a> MakeWriter<'a> for CleanStderr {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        *self
+    }
+}
+
+impl Write for CleanStderr {
+    /// The subscriber writes whole lines.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        io::stderr().write_all(&clean(line))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_lose_secrets_and_words_that_look_like_keys() {
+        hide([Secret::new("a-very-own-secret")]);
+        let environment: Environment =
+            [("SOME_API_KEY", "from-the-environment"), ("PATH", "/ordinary/path/here")].into_iter().collect();
+        hide_environment(&environment);
+        let line = b"text a-very-own-secret from-the-environment sk-ant-0123456789 /ordinary/path/here\n";
+        let cleaned = String::from_utf8(clean(line)).unwrap();
+        assert_eq!(cleaned, "text [redacted] [redacted] [redacted] /ordinary/path/here\n");
+    }
+}
