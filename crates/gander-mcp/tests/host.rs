@@ -8,8 +8,6 @@ mod asking;
 mod builtin;
 #[path = "host/common.rs"]
 mod common;
-#[path = "host/conformance.rs"]
-mod conformance;
 #[path = "host/faults.rs"]
 mod faults;
 #[path = "host/http.rs"]

@@ -23,7 +23,9 @@ impl Inner {
     /// Serves the session's host calls for as long as it is followed.
     pub(super) async fn be_host(self: &Arc<Self>, session: &Arc<Attached>) {
         loop {
-            match Box::pin(self.serve_host(session)).await {
+            let served = Box::pin(self.serve_host(session)).await;
+            session.host_settled.cancel();
+            match served {
                 // The daemon ended the stream, or was away for a moment.
                 Ok(()) => tokio::time::sleep(AGAIN).await,
                 Err(error) if error.is_temporary() => tokio::time::sleep(AGAIN).await,
@@ -49,6 +51,7 @@ impl Inner {
             ..AttachHostRequest::default()
         };
         let mut calls = self.client.hosts().attach_host(request).await?.into_inner();
+        session.host_settled.cancel();
         let mut running: HashMap<String, CancellationToken> = HashMap::new();
         while let Some(message) = calls.message().await? {
             match message.payload {

@@ -24,6 +24,9 @@ pub(super) const CANCEL_DEADLINE: Duration = Duration::from_secs(5);
 /// Attempts to start a turn over a connection that breaks. The turn's id keeps it from running twice.
 const ATTEMPTS: u32 = 3;
 
+/// How long a prompt waits until it is known whether this connection is the session's host.
+const HOST_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+
 impl Inner {
     pub(super) async fn prompt(self: &Arc<Self>, id: &Value, params: &Value) -> Outcome {
         let outcome = Box::pin(self.start_prompt(id, params)).await;
@@ -41,6 +44,10 @@ impl Inner {
         let session_id = required(params, "sessionId")?;
         let parts = self.prompt_parts(session_id, params).await?;
         let session = self.attach_if_needed(session_id).await?;
+        if self.caps().is_host() {
+            // Or the first tool would read from the disk what the editor has not saved.
+            let _ = tokio::time::timeout(HOST_WAIT, session.host_settled.cancelled()).await;
+        }
         let turn_id = {
             let mut state = self.state();
             let prompt = state.prompts.iter_mut().find(|prompt| prompt.id == *id);

@@ -36,6 +36,8 @@ pub(super) struct Attached {
     tasks: Mutex<Vec<JoinHandle<()>>>,
     /// A moment to try again to become the session's host.
     pub(super) host_wanted: Notify,
+    /// Cancelled once it is known whether this connection is the session's host.
+    pub(super) host_settled: CancellationToken,
 }
 
 /// A question that is not settled.
@@ -66,6 +68,7 @@ impl Attached {
             stop: CancellationToken::new(),
             tasks: Mutex::default(),
             host_wanted: Notify::new(),
+            host_settled: CancellationToken::new(),
         }
     }
 
