@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, future::BoxFuture};
 use gander_domain::{
-    ErrorDetail, ErrorReason, Interaction, InteractionId, Item, ItemBody, Part, Payload, Usage,
+    ErrorDetail, ErrorReason, Interaction, Item, ItemBody, Part, Payload, Usage,
     extension::{ExtensionOrigin, SamplingPolicy, extension_key},
     host::{HostCallKind, HostCallOutcome},
     interaction::{
-        Answer, DecisionKind, FormAction, InteractionKind, InteractionOutcome, InteractionState, Resolution,
-        SamplingMessage, UrlPurpose,
+        Answer, DecisionKind, FormAction, InteractionKind, InteractionState, Resolution, SamplingMessage,
+        UrlPurpose,
     },
     item::{AgentMessage, ItemState, Origin, UserMessage, Visibility},
     usage::UsagePurpose,
@@ -21,7 +21,7 @@ use gander_mcp::{
 };
 use gander_model::{ModelEvent, ModelRequest, ModelStop};
 
-use super::{core::Core, handle::SessionHandle};
+use super::{core::Core, handle::SessionHandle, interactions::Withdraw};
 use crate::{services::Services, source::Mint};
 
 /// How long a form or page waits for an answer: as long as a call may take.
@@ -79,7 +79,7 @@ impl SessionAsks {
             Ok(core.ask(interaction))
         });
         let receiver = asked.await.ok()?.ok()?.value;
-        let withdraw = Withdraw { asks: self, interaction_id: Some(interaction_id) };
+        let withdraw = Withdraw::new(&self.session, &self.services.tasks, interaction_id);
         let resolution = receiver.await.ok();
         withdraw.done();
         resolution
@@ -430,47 +430,6 @@ impl SessionClient for SessionAsks {
 /// Name of a server's tokens among the secrets: ids of issuer and resource are long and hold other characters.
 fn credential_name(key: &str) -> String {
     format!("MCP_OAUTH_{}", &crate::content::sha256_hex(key.as_bytes())[..32]).to_uppercase()
-}
-
-/// Withdraws a question whose asker has gone.
-struct Withdraw<'a> {
-    asks: &'a SessionAsks,
-    interaction_id: Option<InteractionId>,
-}
-
-impl Withdraw<'_> {
-    fn done(mut self) {
-        self.interaction_id = None;
-    }
-}
-
-impl Drop for Withdraw<'_> {
-    fn drop(&mut self) {
-        let Some(interaction_id) = self.interaction_id.take() else { return };
-        let session = self.asks.session.clone();
-        self.asks.services.tasks.spawn(async move {
-            let _ = session
-                .edit(move |core: &mut Core| {
-                    let pending = core.state.interactions.get(&interaction_id);
-                    let pending =
-                        pending.filter(|i| i.state == InteractionState::Pending).map(|i| i.turn_id.clone());
-                    if let Some(turn_id) = pending {
-                        core.resolve_interaction(
-                            turn_id,
-                            Resolution {
-                                interaction_id,
-                                outcome: InteractionOutcome::Withdrawn,
-                                answer: None,
-                                answered_by: None,
-                                rule_created: None,
-                            },
-                        );
-                    }
-                    Ok(())
-                })
-                .await;
-        });
-    }
 }
 
 /// `file://` URI of an absolute path; everything but unreserved characters and `/` is percent-encoded.

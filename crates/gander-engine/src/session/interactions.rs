@@ -9,8 +9,43 @@ use gander_domain::{
     permission::{PermissionRule, RememberScope, RuleDecision},
 };
 use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
 
-use super::core::Core;
+use super::{core::Core, handle::SessionHandle};
+
+/// Withdraws a question when its asker goes away before the answer.
+pub(crate) struct Withdraw {
+    session: SessionHandle,
+    tasks: TaskTracker,
+    interaction_id: Option<InteractionId>,
+}
+
+impl Withdraw {
+    pub(crate) fn new(session: &SessionHandle, tasks: &TaskTracker, interaction_id: InteractionId) -> Self {
+        Self { session: session.clone(), tasks: tasks.clone(), interaction_id: Some(interaction_id) }
+    }
+
+    /// The question is settled, or somebody else settles it.
+    pub(crate) fn done(mut self) {
+        self.interaction_id = None;
+    }
+}
+
+impl Drop for Withdraw {
+    fn drop(&mut self) {
+        let Some(interaction_id) = self.interaction_id.take() else { return };
+        let session = self.session.clone();
+        self.tasks.spawn(async move {
+            // It fails only when the session has ended, which voids the question.
+            let _ = session
+                .edit(move |core: &mut Core| {
+                    core.withdraw_interaction(&interaction_id);
+                    Ok(())
+                })
+                .await;
+        });
+    }
+}
 
 impl Core {
     /// Appends a question; the receiver gets its resolution once that is committed.

@@ -20,6 +20,6 @@ pub(crate) use actor::{SpawnSession, gone, spawn};
 pub(crate) use handle::SessionHandle;
 pub use host::{HostAttachment, HostRegistration};
 pub(crate) use host::{call_host, host_call_not_found, progress_payload};
-pub(crate) use interactions::interaction_not_found;
+pub(crate) use interactions::{Withdraw, interaction_not_found};
 pub(crate) use rules::RuleEdits;
 pub(crate) use turns::{SteerRequest, TurnStart, title_from, turn_not_found};

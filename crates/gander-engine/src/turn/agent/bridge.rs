@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use gander_domain::{
-    Interaction, InteractionId, ItemId, Payload, TurnId, Usage,
+    Interaction, ItemId, Payload, TurnId, Usage,
     host::{HostCallKind, HostCallOutcome},
     interaction::{
         Answer, FormAction, InteractionKind, InteractionOutcome, InteractionState, PermissionQuestion,
@@ -30,7 +30,7 @@ use super::{
 use crate::{
     redact::SecretFilter,
     services::Services,
-    session::{Core, SessionHandle, call_host},
+    session::{Core, SessionHandle, Withdraw, call_host},
     source::Mint,
 };
 
@@ -331,7 +331,7 @@ impl Bridge {
             Ok((!over).then(|| core.ask(interaction)))
         });
         let receiver = asked.await.ok()?.ok()?.value?;
-        let withdraw = Withdraw { bridge: self, interaction_id: Some(interaction_id) };
+        let withdraw = Withdraw::new(&self.session, &self.services.tasks, interaction_id);
         let resolution = tokio::select! {
             biased;
             resolution = receiver => resolution.ok(),
@@ -521,33 +521,5 @@ impl AgentClient for Bridge {
 
     fn host_call(&self, kind: HostCallKind) -> BoxFuture<'_, Option<HostCallOutcome>> {
         self.host(kind).boxed()
-    }
-}
-
-/// Withdraws a question whose asker has gone.
-struct Withdraw<'a> {
-    bridge: &'a Bridge,
-    interaction_id: Option<InteractionId>,
-}
-
-impl Withdraw<'_> {
-    fn done(mut self) {
-        self.interaction_id = None;
-    }
-}
-
-impl Drop for Withdraw<'_> {
-    fn drop(&mut self) {
-        let Some(interaction_id) = self.interaction_id.take() else { return };
-        let session = self.bridge.session.clone();
-        self.bridge.services.tasks.spawn(async move {
-            // It fails only when the session has ended, which voids the question.
-            let _ = session
-                .edit(move |core: &mut Core| {
-                    core.withdraw_interaction(&interaction_id);
-                    Ok(())
-                })
-                .await;
-        });
     }
 }
