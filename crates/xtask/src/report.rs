@@ -3,11 +3,14 @@
 //!
 //! The last line of tests is `N passed, N failed`, alone on its line, so that programs can read it.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::Result;
 
 use crate::run::{Finished, Job, Runner};
+
+/// Less free disk space than this, in bytes, is named as the likely cause of a failure.
+const LOW_SPACE: u64 = 1_000_000_000;
 
 /// Test counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,6 +141,9 @@ impl Report {
             return true;
         };
         println!("  FAILED   {name}: {failure} ({seconds:.1} s; all output in {})", finished.log.display());
+        if let Some(low) = low_space(&finished.log) {
+            println!("           {low}");
+        }
         let note = if note.is_empty() { failure.clone() } else { format!("{note}; {failure}") };
         self.push(name, true, finished.elapsed, note);
         self.failed_steps += 1;
@@ -149,15 +155,30 @@ impl Report {
     }
 }
 
+/// Cargo's signs of progress: hundreds of lines that would bury the error.
+const PROGRESS: &[&str] =
+    &["Compiling ", "Checking ", "Downloading ", "Downloaded ", "Locking ", "Adding ", "Updating "];
+
+fn is_progress(line: &str) -> bool {
+    line.starts_with(' ') && PROGRESS.iter().any(|word| line.trim_start().starts_with(word))
+}
+
 fn print_output(output: &str, keep: impl Fn(&str) -> bool) {
-    for line in output.lines().filter(|line| keep(line)) {
+    for line in output.lines().filter(|line| keep(line) && !is_progress(line)) {
         println!("{line}");
     }
 }
 
+/// A note on the free space for files in `folder` when there is so little that it explains a failure.
+fn low_space(folder: &Path) -> Option<String> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    (free < LOW_SPACE).then(|| format!("only {} MB of disk space are left", free / 1_000_000))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, sync::Arc};
+    use std::sync::Arc;
 
     use super::*;
 
@@ -168,6 +189,18 @@ test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; fini
    Doc-tests gander
 test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured; 7 filtered out; finished in 0.01s
 a line that only says test result: nothing";
+
+    #[test]
+    fn progress_of_cargo_is_left_out_of_a_failure() {
+        for (line, progress) in [
+            ("   Compiling libc v0.2.191", true),
+            ("    Checking rmcp v3.9.0", true),
+            ("error: linking with `cc` failed: exit status: 1", false),
+            ("Checking the answer", false),
+        ] {
+            assert_eq!(is_progress(line), progress, "{line}");
+        }
+    }
 
     #[test]
     fn counts_add_up_over_test_binaries() {
