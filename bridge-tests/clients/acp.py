@@ -22,6 +22,7 @@ class Editor:
 
     def __init__(self):
         self.seen = []
+        self.forms = []
         self.questions = 0
         self.wanted = "allow_once"
 
@@ -32,6 +33,15 @@ class Editor:
         return schema.RequestPermissionResponse(
             outcome=schema.AllowedOutcome(outcome="selected", option_id=option.option_id)
         )
+
+    async def create_elicitation(self, message, mode, **kwargs):
+        self.forms.append(mode)
+        return schema.AcceptElicitationResponse(
+            action="accept", content={"name": "Ada Lovelace", "check": True}
+        )
+
+    async def complete_elicitation(self, elicitation_id, **kwargs):
+        raise AssertionError("no page was opened")
 
     async def session_update(self, session_id, update, **kwargs):
         self.seen.append((session_id, update))
@@ -55,8 +65,12 @@ async def until(what, probe):
 async def main():
     work, stage, known, *command = sys.argv[1:]
     editor = Editor()
-    async with spawn_agent_process(editor, *command, env=dict(os.environ)) as (agent, _process):
-        hello = await agent.initialize(protocol_version=1)
+    async with spawn_agent_process(
+        editor, *command, env=dict(os.environ), use_unstable_protocol=True
+    ) as (agent, _process):
+        forms = schema.ElicitationCapabilities(form=schema.ElicitationFormCapabilities())
+        capabilities = schema.ClientCapabilities(elicitation=forms)
+        hello = await agent.initialize(protocol_version=1, client_capabilities=capabilities)
         assert hello.protocol_version == 1, hello
         assert hello.agent_info.name == "gander", hello
         await agent.authenticate(method_id=hello.auth_methods[0].id)
@@ -102,6 +116,15 @@ async def main():
         await until("the stream", lambda: len(editor.text(session_id)) > before)
         await agent.cancel(session_id=session_id)
         assert (await running).stop_reason == "cancelled"
+
+        modules = os.environ.get("GANDER_TEST_NODE_DIR")
+        if modules:
+            everything = os.path.join(modules, "@modelcontextprotocol/server-everything/dist/index.js")
+            server = schema.McpServerStdio(name="everything", command="node", args=[everything, "stdio"], env=[])
+            asking = await agent.new_session(cwd=work, mcp_servers=[server])
+            await prompt(asking.session_id, "call everything__trigger-elicitation-request {}")
+            assert len(editor.forms) == 1, editor.forms
+            await until("the answer's way", lambda: any("Ada Lovelace" in str(update) for _, update in editor.seen))
 
         listed = await agent.list_sessions(cwd=work)
         assert any(info.session_id == session_id for info in listed.sessions)

@@ -502,7 +502,19 @@ async fn servers_of_the_editor_are_added_and_a_bad_one_costs_nothing() {
     assert_eq!(asked["params"]["mode"], "form");
     assert_eq!(asked["params"]["sessionId"], session_id.as_str());
     assert!(asked["params"]["requestedSchema"]["properties"].is_object());
-    peer.answer(&asked, json!({"action": "accept", "content": {"name": "Ada Lovelace", "check": true}}))
+    let question = asked["params"]["message"].as_str().expect("a question").to_owned();
+    // What does not match is asked for again, with what was wrong this time in front.
+    peer.answer(&asked, json!({"action": "accept", "content": {"check": true}})).await;
+    let again = peer.request("elicitation/create").await;
+    let told = again["params"]["message"].as_str().expect("a message");
+    assert_eq!(told, format!("The answer was not accepted: name is missing.\n\n{question}"));
+    let content = json!({"name": "Ada Lovelace", "email": "nobody"});
+    peer.answer(&again, json!({"action": "accept", "content": content})).await;
+    let again = peer.request("elicitation/create").await;
+    let told = again["params"]["message"].as_str().expect("a message");
+    assert!(told.contains("email must be an e-mail address") && !told.contains("missing"), "{told}");
+    assert!(told.ends_with(&question), "{told}");
+    peer.answer(&again, json!({"action": "accept", "content": {"name": "Ada Lovelace", "check": true}}))
         .await;
     peer.answered(&turn).await.expect("done");
     let updates = peer.updates(&session_id);

@@ -116,6 +116,65 @@ async fn a_client_made_for_goose_gets_gooses_updates() {
     daemon.finish().await;
 }
 
+/// What Goose Desktop asks before its first message, in its order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn goose_desktop_starts() {
+    let daemon = TestDaemon::start().await;
+    configure(&daemon.unix().await, "auto").await;
+    let mut peer = Peer::with(&daemon, json!({"_meta": {"goose": {"mcpHostCapabilities": {}}}})).await;
+    let own = "_goose/unstable";
+    let mut call = async |method: &str, params: Value| {
+        peer.call(method, params).await.unwrap_or_else(|error| panic!("{method}: {error}"))
+    };
+    let defaults = call(&format!("{own}/defaults/read"), json!({})).await;
+    assert!(defaults["providerId"].is_string() || defaults["providerId"].is_null(), "{defaults}");
+    let extensions = call(&format!("{own}/config/extensions/list"), json!({})).await;
+    assert_eq!(extensions["extensions"][0]["extension"]["name"], "developer");
+    let providers = call(&format!("{own}/providers/list"), json!({})).await;
+    let entry = &providers["entries"][0];
+    for field in ["providerId", "configKeys", "models", "configured", "supportsRefresh", "visibleInSetup"] {
+        assert!(!entry[field].is_null(), "{field}: {entry}");
+    }
+    let ready = call(&format!("{own}/providers/readiness/check"), json!({"providerId": "demo"})).await;
+    assert_eq!(ready, json!({"providerId": "demo", "ready": true}));
+    let effort = call(&format!("{own}/preferences/read"), json!({"keys": ["gooseThinkingEffort"]})).await;
+    assert_eq!(effort["values"][0]["key"], "gooseThinkingEffort");
+
+    // Its own choice of extensions, instead of the configured ones.
+    let chosen = json!([{"type": "platform", "name": "todo"}, {"type": "platform", "name": "only-gooses"}]);
+    let meta = json!({"client": "goose-desktop", "projectId": "p1", "provider": "demo", "enabledExtensions": chosen});
+    let made = call("session/new", json!({"cwd": daemon.work(), "mcpServers": [], "_meta": meta})).await;
+    assert_eq!(made["_meta"]["workingDir"], json!(daemon.work()));
+    let session_id = made["sessionId"].as_str().expect("an id").to_owned();
+    let of = json!({"sessionId": session_id});
+    let listed = call(&format!("{own}/session/extensions/list"), of.clone()).await;
+    assert_eq!(listed["extensions"], json!([{"type": "builtin", "name": "todo"}]));
+    let info = call(&format!("{own}/session/info"), of).await["session"]["_meta"].clone();
+    assert_eq!((&info["projectId"], &info["providerId"]), (&json!("p1"), &json!("demo")));
+    assert_eq!((&info["messageCount"], &info["sessionType"]), (&json!(0), &json!("user")));
+    let options: Vec<_> =
+        made["configOptions"].as_array().expect("options").iter().map(|o| o["id"].clone()).collect();
+    assert!(options.contains(&json!("provider")), "{options:?}");
+    let set = json!({"sessionId": session_id, "configId": "provider", "value": "demo"});
+    let set = call("session/set_config_option", set).await["configOptions"].clone();
+    let provider =
+        set.as_array().expect("options").iter().find(|o| o["id"] == "provider").expect("a provider");
+    assert_eq!(provider["currentValue"], "demo");
+
+    // Its list is of conversations, by their names or by what is said in them.
+    let types = json!(["user", "scheduled"]);
+    let list = |query: &str| json!({"_meta": {"types": types, "query": query}});
+    assert_eq!(call("session/list", list("")).await["sessions"], json!([]), "nothing is said yet");
+    let prompt = json!({"sessionId": session_id, "prompt": [{"type": "text", "text": "say pterodactyl"}]});
+    call("session/prompt", prompt).await;
+    for (words, found) in [("pterodactyl", 1), ("", 1), ("archaeopteryx", 0)] {
+        let sessions = call("session/list", list(words)).await["sessions"].clone();
+        assert_eq!(sessions.as_array().map(Vec::len), Some(found), "{words}: {sessions}");
+    }
+    peer.close().await;
+    daemon.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gooses_preferences_and_custom_providers() {
     let daemon = TestDaemon::start().await;
@@ -138,7 +197,8 @@ async fn gooses_preferences_and_custom_providers() {
     assert_eq!(read["values"][0], value("gooseThinkingEffort", Value::Null));
     assert_eq!(
         call("preferences/read", json!({})).await.expect("read")["values"].as_array().map(Vec::len),
-        Some(5)
+        Some(4),
+        "older clients know four"
     );
     assert_eq!(code(&call("preferences/read", json!({"keys": ["OPENAI_API_KEY"]})).await), -32602);
 
@@ -270,4 +330,28 @@ async fn the_program_ends_at_once_when_its_editor_goes_and_the_turn_goes_on() {
     })
     .await;
     daemon.finish().await;
+}
+
+/// What the registry of agents asks of an entry, as far as it can be asked before a release.
+#[test]
+fn the_entry_for_the_registry_keeps_its_rules() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/acp");
+    let text = std::fs::read_to_string(folder.join("agent.json")).expect("the entry");
+    let entry: Value = serde_json::from_str(&text).expect("JSON");
+    let known = ["id", "name", "version", "description", "authors", "license", "distribution"];
+    assert!(entry.as_object().expect("object").keys().all(|key| known.contains(&key.as_str())), "{entry:#}");
+    assert_eq!(entry["id"], "gander");
+    assert_eq!(entry["version"], env!("CARGO_PKG_VERSION"));
+    assert!(!entry["description"].as_str().expect("text").is_empty());
+    let targets = entry["distribution"]["binary"].as_object().expect("programs");
+    let platforms = ["darwin-aarch64", "darwin-x86_64", "linux-aarch64", "linux-x86_64"];
+    assert!(!targets.is_empty() && targets.keys().all(|target| platforms.contains(&target.as_str())));
+    for (target, program) in targets {
+        let archive = program["archive"].as_str().expect("an address");
+        assert!(archive.starts_with("https://") && archive.ends_with(".tar.gz"), "{archive}");
+        assert!(archive.contains(target) && archive.contains(env!("CARGO_PKG_VERSION")), "{archive}");
+        assert_eq!((&program["cmd"], &program["args"]), (&json!("./gander"), &json!(["acp"])));
+    }
+    let icon = std::fs::read_to_string(folder.join("icon.svg")).expect("the icon");
+    assert!(icon.contains(r#"viewBox="0 0 16 16""#) && icon.contains("currentColor") && !icon.contains('#'));
 }

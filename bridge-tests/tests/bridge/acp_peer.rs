@@ -8,7 +8,7 @@ use std::{
 };
 
 use gander_acp::{Options, SetupCommand, serve_stdio};
-use gander_bridge_tests::{TestDaemon, soon};
+use gander_bridge_tests::{TestDaemon, skip, soon};
 use gander_client::Client;
 use serde_json::{Value, json};
 use tokio::{
@@ -27,30 +27,37 @@ pub(crate) fn node_modules() -> Option<PathBuf> {
 /// The official schema of version 1, if its package is there.
 #[derive(Clone)]
 pub(crate) struct Schema {
-    whole: Arc<Value>,
+    stable: Arc<Value>,
+    /// The same with the parts that are not stable.
+    unstable: Arc<Value>,
     checked: Arc<Mutex<BTreeMap<String, Arc<jsonschema::Validator>>>>,
+}
+
+/// Name of the definition of a message: by its method, the side that serves it, and what kind of message it is.
+fn definition(whole: &Value, method: &str, side: &str, kind: &str) -> Option<String> {
+    let definitions = whole["$defs"].as_object().expect("definitions");
+    let mut found = definitions.iter().filter(|(name, value)| {
+        value["x-method"] == method && value["x-side"] == side && name.ends_with(kind)
+    });
+    found.next().map(|(name, _)| name.clone())
 }
 
 impl Schema {
     pub(crate) fn load() -> Option<Self> {
-        let path = node_modules()?.join("@agentclientprotocol/sdk/schema/v1/schema.json");
-        let text = std::fs::read_to_string(path).ok()?;
-        let whole = serde_json::from_str(&text).expect("the schema is JSON");
-        Some(Self { whole: Arc::new(whole), checked: Arc::default() })
+        let Some(modules) = node_modules() else {
+            skip("GANDER_TEST_NODE_DIR is not set: messages are not checked against the protocol's schema");
+            return None;
+        };
+        let read = |name: &str| -> Arc<Value> {
+            let path = modules.join("@agentclientprotocol/sdk/schema/v1").join(name);
+            let text = std::fs::read_to_string(path).expect("the protocol's schema");
+            Arc::new(serde_json::from_str(&text).expect("the schema is JSON"))
+        };
+        let (stable, unstable) = (read("schema.json"), read("schema.unstable.json"));
+        Some(Self { stable, unstable, checked: Arc::default() })
     }
 
-    /// Name of the definition of a message: by its method, the side that serves it, and what kind of message it is.
-    fn definition(&self, method: &str, side: &str, kind: &str) -> Option<String> {
-        let definitions = self.whole["$defs"].as_object().expect("definitions");
-        definitions
-            .iter()
-            .find(|(name, value)| {
-                value["x-method"] == method && value["x-side"] == side && name.ends_with(kind)
-            })
-            .map(|(name, _)| name.clone())
-    }
-
-    fn check(&self, name: &str, value: &Value) {
+    fn check(&self, whole: &Value, name: &str, value: &Value) {
         let validator = {
             let mut checked = self.checked.lock().expect("no panic");
             checked
@@ -59,7 +66,7 @@ impl Schema {
                     let schema = json!({
                         "$schema": "https://json-schema.org/draft/2020-12/schema",
                         "$ref": format!("#/$defs/{name}"),
-                        "$defs": self.whole["$defs"],
+                        "$defs": whole["$defs"],
                     });
                     Arc::new(jsonschema::validator_for(&schema).expect("a schema"))
                 })
@@ -79,22 +86,28 @@ impl Schema {
             (None, _) => "Response",
         };
         match message.get("method").and_then(Value::as_str) {
-            Some("$/cancel_request") => self.check("CancelRequestNotification", &message["params"]),
+            Some("$/cancel_request") => {
+                self.check(&self.stable, "CancelRequestNotification", &message["params"]);
+            }
             // Extensions are not in the protocol's schema.
             Some(method) if method.starts_with('_') => {}
             Some(method) => {
-                let name = self.definition(method, "client", kind);
+                // What a client gets unasked is never an unstable part.
+                let name = definition(&self.stable, method, "client", kind);
                 let name = name.unwrap_or_else(|| panic!("{method} is not for clients: {message}"));
-                self.check(&name, &message["params"]);
+                self.check(&self.stable, &name, &message["params"]);
             }
             None => match (message.get("result"), message.get("error")) {
                 (Some(result), None) => {
-                    // What is not in the stable schema has none.
-                    if let Some(name) = asked.and_then(|method| self.definition(method, "agent", kind)) {
-                        self.check(&name, result);
+                    // Goose's methods are in neither schema.
+                    let find = |whole: &Value| definition(whole, asked?, "agent", kind);
+                    if let Some(name) = find(&self.stable) {
+                        self.check(&self.stable, &name, result);
+                    } else if let Some(name) = find(&self.unstable) {
+                        self.check(&self.unstable, &name, result);
                     }
                 }
-                (None, Some(error)) => self.check("Error", error),
+                (None, Some(error)) => self.check(&self.stable, "Error", error),
                 _ => panic!("neither a result nor an error: {message}"),
             },
         }
@@ -107,6 +120,7 @@ pub(crate) struct Peer {
     writer: Option<WriteHalf<DuplexStream>>,
     agent: Option<JoinHandle<std::io::Result<()>>>,
     schema: Option<Schema>,
+    capabilities: Value,
     next_id: i64,
     asked: BTreeMap<String, String>,
     /// Everything that came, in order.
@@ -138,6 +152,7 @@ impl Peer {
             writer: Some(writer),
             agent: Some(agent),
             schema: Schema::load(),
+            capabilities: Value::Null,
             next_id: 1,
             asked: BTreeMap::new(),
             log: Vec::new(),
@@ -153,6 +168,7 @@ impl Peer {
     }
 
     pub(crate) async fn initialize(&mut self, capabilities: Value) -> Value {
+        self.capabilities = capabilities.clone();
         let params = json!({
             "protocolVersion": 1,
             "clientInfo": {"name": "test", "version": "1"},
@@ -203,8 +219,35 @@ impl Peer {
         if let Some(schema) = &self.schema {
             schema.message(&message, asked.as_deref());
         }
+        self.was_asked_for(&message);
         self.log.push(message.clone());
         Some(message)
+    }
+
+    /// Nothing comes that needs a capability of the client's which it has not.
+    fn was_asked_for(&self, message: &Value) {
+        let has = |path: &str| {
+            let capability = self.capabilities.pointer(path).unwrap_or(&Value::Null);
+            !matches!(capability, Value::Null | Value::Bool(false))
+        };
+        let update = &message["params"]["update"];
+        let needed = match (message["method"].as_str(), update["sessionUpdate"].as_str()) {
+            (Some("fs/read_text_file"), _) => "/fs/readTextFile",
+            (Some("fs/write_text_file"), _) => "/fs/writeTextFile",
+            (Some(method), _) if method.starts_with("terminal/") => "/terminal",
+            (Some("elicitation/create"), _) if message["params"]["mode"] == "url" => "/elicitation/url",
+            (Some("elicitation/create"), _) => "/elicitation/form",
+            (Some("elicitation/complete"), _) => "/elicitation/url",
+            (Some(method), _) if method.starts_with("_goose/") => "/_meta/goose/customNotifications",
+            (_, Some("notice")) => "/session/notices",
+            (_, Some("compaction_update" | "compaction_summary_chunk")) => "/session/compaction",
+            _ if update.pointer("/_meta/terminal_output").is_some() => "/_meta/terminal_output",
+            _ => "",
+        };
+        assert!(needed.is_empty() || has(needed), "{needed} was not offered: {message}");
+        let options = [&update["configOptions"], &message["result"]["configOptions"]];
+        let boolean = options.iter().filter_map(|o| o.as_array()).flatten().any(|o| o["type"] == "boolean");
+        assert!(!boolean || has("/session/configOptions/boolean"), "{message}");
     }
 
     /// The next message for which `wanted` holds; others wait for later.

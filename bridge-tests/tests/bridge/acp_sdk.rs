@@ -42,6 +42,9 @@ async fn client(
     for (name, value) in daemon::environment(root).iter() {
         command.env(name, value);
     }
+    if let Some(modules) = node_modules() {
+        command.env("GANDER_TEST_NODE_DIR", modules);
+    }
     let output = child::finished(&mut command).await;
     assert_eq!(output.code, Some(0), "{}\n{}", output.stdout, output.stderr);
     let printed: Option<Value> =

@@ -200,33 +200,54 @@ async fn modes_and_options_follow_each_other_and_other_clients() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_reconnects_leave_nothing_behind() {
+    let Some(server) = crate::extensions::server() else { return };
     let daemon = TestDaemon::start().await;
     let client = daemon.unix().await;
     configure(&client, "auto").await;
     let work = daemon.work();
+    let (starts, mark) = (work.join("starts"), gander_bridge_tests::unique_word());
+    // A server that counts how often it is started.
+    let program = work.join("counted");
+    let (place, server) = (starts.display(), server.display());
+    let script = format!("#!/bin/sh\necho start >> '{place}'\nexec node '{server}' stdio --mark={mark}\n");
+    std::fs::write(&program, script).expect("a program");
+    let runnable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, runnable).expect("its rights");
+    let counted = json!([{"name": "counted", "command": program, "args": [], "env": []}]);
     let mut sessions = Vec::new();
     let mut peer = Peer::with(&daemon, json!({})).await;
     for _ in 0..3 {
-        sessions.push(peer.new_session(&work).await);
+        let new = json!({"cwd": work, "mcpServers": counted});
+        let answer = peer.call("session/new", new).await.expect("a session");
+        let session_id = answer["sessionId"].as_str().expect("an id").to_owned();
+        let call = "call counted__echo {\"message\": \"once\"}";
+        assert_eq!(peer.run(&session_id, call).await, "end_turn");
+        sessions.push(session_id);
     }
-    peer.prompt(&sessions[0], "slow 2000").await;
+    peer.forget();
+    peer.prompt(&sessions[0], "slow 100000").await;
     peer.update("agent_message_chunk").await;
     drop(peer);
     for round in 0..100 {
         let mut peer = Peer::with(&daemon, json!({"fs": {"readTextFile": true}, "terminal": true})).await;
         for session_id in &sessions {
-            let resume = json!({"sessionId": session_id, "cwd": work});
+            let resume = json!({"sessionId": session_id, "cwd": work, "mcpServers": counted});
             peer.call("session/resume", resume).await.unwrap_or_else(|e| panic!("round {round}: {e}"));
         }
         drop(peer);
     }
-    let mut peer = Peer::with(&daemon, json!({})).await;
-    let load = json!({"sessionId": sessions[0], "cwd": work, "mcpServers": []});
+    // The prompt went on: what was said is there, and more comes.
+    let mut peer = Peer::with(&daemon, json!({"fs": {"readTextFile": true}})).await;
+    let load = json!({"sessionId": sessions[0], "cwd": work, "mcpServers": counted});
     peer.call("session/load", load).await.expect("loaded");
-    let log = events::log(&client, &sessions[0]).await;
-    let added =
-        log.iter().filter(|e| matches!(e.payload, Some(pb::session_event::Payload::ExtensionAdded(_))));
-    assert_eq!(added.count(), 1, "no extension twice");
+    let answer = peer.log.iter().position(|m| m["result"]["configOptions"].is_array()).expect("the answer");
+    let before: Vec<Value> = peer.log[..answer].iter().map(|m| m["params"]["update"].clone()).collect();
+    assert!(said(&before).contains("tok-1 "), "{before:?}");
+    peer.until("more of the turn", |m| {
+        m["params"]["update"]["sessionUpdate"] == "agent_message_chunk"
+            && !before.contains(&m["params"]["update"])
+    })
+    .await;
     peer.notify("session/cancel", json!({"sessionId": sessions[0]})).await;
     eventually(Duration::from_secs(10), "the turn to end", || async {
         let get = pb::GetSessionRequest { session_id: sessions[0].clone() };
@@ -234,8 +255,29 @@ async fn a_hundred_reconnects_leave_nothing_behind() {
         session.active_turn_id.is_empty().then_some(())
     })
     .await;
+    let started = std::fs::read_to_string(&starts).expect("starts").lines().count();
+    assert_eq!(started, sessions.len(), "one start per session, and none for a reconnect");
+    assert_eq!(gander_bridge_tests::processes::with_mark(&mark).len(), sessions.len());
+    for session_id in &sessions {
+        let log = events::log(&client, session_id).await;
+        let added = log.iter().filter(|event| match &event.payload {
+            Some(pb::session_event::Payload::ExtensionAdded(added)) => {
+                added.extension.as_ref().is_some_and(|extension| extension.name == "counted")
+            }
+            _ => false,
+        });
+        assert_eq!(added.count(), 1, "no extension twice");
+    }
+    // None of the hundred is still the session's host: the one that is here is asked for its files.
+    std::fs::write(work.join("notes.txt"), "of the disk\n").expect("a file");
+    let turn =
+        peer.prompt(&sessions[0], &format!("call developer__read {}", json!({"path": "notes.txt"}))).await;
+    let asked = peer.request("fs/read_text_file").await;
+    peer.answer(&asked, json!({"content": "of the editor\n"})).await;
+    assert_eq!(peer.answered(&turn).await, Ok(json!({"stopReason": "end_turn"})));
     peer.close().await;
     daemon.finish().await;
+    assert!(gander_bridge_tests::processes::with_mark(&mark).is_empty(), "its processes end with the daemon");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -299,9 +341,31 @@ async fn gooses_own_methods_that_have_a_counterpart() {
     assert_eq!(forgotten["status"]["isConfigured"], false);
     let models = goose("providers/supported-models/list", json!({"providerId": "demo"})).await;
     assert!(models["models"].as_array().is_some_and(|models| !models.is_empty()), "{models}");
+    // In Goose's own format, there and back.
     let exported = goose("session/export", of(json!({}))).await;
+    let document: Value = serde_json::from_str(exported["data"].as_str().expect("text")).expect("JSON");
+    assert_eq!((&document["id"], &document["name"]), (&json!(session_id), &json!("Goose's name")));
+    assert_eq!(document["conversation"][0]["role"], "user");
+    assert_eq!(document["conversation"][0]["content"][0]["text"], "say to be exported");
     let imported = goose("session/import", json!({"input": exported["data"], "source": "json"})).await;
     assert_ne!(imported["sessionId"], session_id.as_str());
+    assert_eq!((&imported["title"], &imported["messageCount"]), (&json!("Goose's name"), &json!(2)));
+    let again = goose("session/export", json!({"sessionId": imported["sessionId"]})).await;
+    let again: Value = serde_json::from_str(again["data"].as_str().expect("text")).expect("JSON");
+    let words = |document: &Value| -> Vec<Value> {
+        let messages = document["conversation"].as_array().expect("messages").iter();
+        messages.map(|message| message["content"].clone()).collect()
+    };
+    assert_eq!(words(&again), words(&document));
+    // gander's own form is read as well.
+    let request = pb::ExportSessionRequest { session_id: session_id.clone(), exclude_content: false };
+    let mut chunks = client.sessions().export_session(request).await.expect("an export").into_inner();
+    let mut own = Vec::new();
+    while let Some(chunk) = chunks.message().await.expect("a chunk") {
+        own.extend_from_slice(&chunk.data);
+    }
+    let own = String::from_utf8(own).expect("text");
+    assert_eq!(goose("session/import", json!({"input": own, "source": "auto"})).await["messageCount"], 2);
     let session = pb::GetSessionRequest { session_id: session_id.clone() };
     let session =
         client.sessions().get_session(session).await.expect("there").into_inner().session.expect("a session");
@@ -330,6 +394,82 @@ async fn a_client_that_stops_reading_loses_nothing() {
     assert!(chunks < 20_000, "text that waited grew together: {chunks} updates for 100000 tokens");
     drop(stream);
     peer.close().await;
+    daemon.finish().await;
+}
+
+/// The real program at an editor that does not read for ten seconds, while several turns and a tool say more than fits
+/// into any buffer on the way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_seconds_of_not_reading_lose_nothing_and_cost_little() {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
+    /// What the agent may need beyond what it needed before. Its queue holds 4 MiB; the watches and a debug build's
+    /// allocator come on top.
+    const MEMORY: u64 = 64 * 1024 * 1024;
+    const SESSIONS: usize = 6;
+    let root = gander_bridge_tests::daemon::new_root();
+    let daemon = gander_bridge_tests::ChildDaemon::start(root.path()).await;
+    let client = daemon.unix().await;
+    let mut agent = gander_bridge_tests::child::gander(root.path(), &["acp"])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("gander starts");
+    let pid = agent.id().expect("a process");
+    let mut stdin = agent.stdin.take().expect("stdin");
+    let mut lines = tokio::io::BufReader::new(agent.stdout.take().expect("stdout")).lines();
+    let work = root.path().join("work");
+    let mut sessions = Vec::new();
+    let mut requests = vec![json!({"id": "init", "method": "initialize", "params": {"protocolVersion": 1}})];
+    for number in 0..SESSIONS {
+        let session_id = events::create(&client, events::new_session(&work)).await;
+        let resume = json!({"sessionId": session_id, "cwd": work});
+        requests
+            .push(json!({"id": format!("resume-{number}"), "method": "session/resume", "params": resume}));
+        sessions.push(session_id);
+    }
+    let mut texts: Vec<String> = vec![String::new(); SESSIONS];
+    let mut answers = 0;
+    for request in &requests {
+        stdin.write_all(format!("{request}\n").as_bytes()).await.expect("written");
+    }
+    while answers < requests.len() {
+        let line = gander_bridge_tests::soon("an answer", lines.next_line()).await.expect("readable");
+        let message: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
+        answers += usize::from(message.get("method").is_none());
+    }
+    let before = gander_bridge_tests::processes::resident_bytes(pid);
+    for (number, session_id) in sessions.iter().enumerate() {
+        let prompt = prompt(session_id, "burst 100000");
+        let request = json!({"id": format!("turn-{number}"), "method": "session/prompt", "params": prompt});
+        stdin.write_all(format!("{request}\n").as_bytes()).await.expect("written");
+    }
+    // Not reading is the case itself, not a wait for something.
+    let (begin, mut most) = (Instant::now(), before);
+    while begin.elapsed() < Duration::from_secs(10) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        most = most.max(gander_bridge_tests::processes::resident_bytes(pid));
+    }
+    let mut ended = 0;
+    while ended < SESSIONS {
+        let line = gander_bridge_tests::soon("the rest", lines.next_line()).await.expect("readable");
+        let message: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
+        if message.get("method").is_none() {
+            assert_eq!(message["result"]["stopReason"], "end_turn", "{message}");
+            ended += 1;
+        } else if message["params"]["update"]["sessionUpdate"] == "agent_message_chunk" {
+            let at = sessions.iter().position(|id| message["params"]["sessionId"] == id.as_str());
+            let text = message["params"]["update"]["content"]["text"].as_str().expect("text");
+            texts[at.expect("one of ours")].push_str(text);
+        }
+        most = most.max(gander_bridge_tests::processes::resident_bytes(pid));
+    }
+    let wanted: String = (1..=100_000).map(|number| format!("tok-{number} ")).collect();
+    assert!(wanted.len() * SESSIONS > 5 * 1024 * 1024, "more than the queue holds");
+    for text in texts {
+        assert!(text.ends_with(&wanted), "{} of {} bytes", text.len(), wanted.len());
+    }
+    assert!(most < before + MEMORY, "{before} bytes before, {most} at the most");
+    drop(stdin);
+    gander_bridge_tests::soon("the agent's end", agent.wait()).await.expect("its status");
     daemon.finish().await;
 }
 

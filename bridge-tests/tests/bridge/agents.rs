@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A root whose configuration has the scripted agent as provider `scripted-acp`.
-fn root(script: &Value) -> TempDir {
+pub(crate) fn root(script: &Value) -> TempDir {
     let root = new_root();
     let path = |name: &str| root.path().join(name).display().to_string();
     std::fs::write(path("script.json"), script.to_string()).unwrap();
@@ -42,13 +42,17 @@ fn define(root: &Path, file: &Value) {
 }
 
 /// Parameters of the messages of one method that the agent got.
-fn sent(root: &Path, method: &str) -> Vec<Value> {
+pub(crate) fn sent(root: &Path, method: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(root.join("agent.jsonl")).unwrap_or_default();
     let all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     all.filter(|message| message["method"] == method).map(|message| message["params"].clone()).collect()
 }
 
-fn session(directory: &Path, provider_id: &str, mode: pb::SessionMode) -> pb::CreateSessionRequest {
+pub(crate) fn session(
+    directory: &Path,
+    provider_id: &str,
+    mode: pb::SessionMode,
+) -> pb::CreateSessionRequest {
     let model = pb::ModelSelection { provider_id: provider_id.into(), ..Default::default() };
     pb::CreateSessionRequest {
         model: Some(model),
@@ -251,6 +255,81 @@ async fn settings_and_commands_of_the_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_chat_an_agent_plans_and_changes_nothing() {
+    let mode = |id: &str| json!({"id": id, "name": id});
+    let modes = json!({"currentModeId": "default",
+        "availableModes": [mode("bypassPermissions"), mode("default"), mode("plan")]});
+    let ask = json!({"request": {"method": "session/request_permission", "params": {
+    "sessionId": "$session", "toolCall": {"toolCallId": "c1", "title": "Run make", "kind": "execute"},
+    "options": [
+        {"optionId": "go", "name": "Go on", "kind": "allow_once"},
+        {"optionId": "no", "name": "No", "kind": "reject_once"},
+    ]}}});
+    let write = json!({"request": {"method": "fs/write_text_file",
+        "params": {"sessionId": "$session", "path": "$param:/prompt/0/text", "content": "x"}}});
+    let script = json!({
+        "session/new": [[{"result": {"sessionId": "s1", "modes": modes}}]],
+        "session/prompt": [[ask, say("${answer}"), write, say("${answer}"), stop("end_turn")]],
+    });
+    let daemon = TestDaemon::start_in(root(&script), |_| {}).await;
+    let client = daemon.unix().await;
+    let request = session(&daemon.work(), "scripted-acp", pb::SessionMode::Chat);
+    let session_id = events::create(&client, request).await;
+    let file = daemon.work().canonicalize().unwrap().join("new.txt");
+    let seen = events::complete(&client, &session_id, &file.display().to_string()).await;
+    let said = events::agent_text(&seen);
+    assert!(said.contains(r#""optionId":"no""#) && said.contains("tools are off"), "{said}");
+    assert!(!file.exists());
+    assert_eq!(sent(daemon.root(), "session/set_mode"), [json!({"sessionId": "s1", "modeId": "plan"})]);
+
+    let set = |option: &str, value: &str| pb::SetSessionOptionRequest {
+        session_id: session_id.clone(),
+        option_id: option.into(),
+        value: Some(pb::SessionOptionValue {
+            value: Some(pb::session_option_value::Value::Choice(value.into())),
+        }),
+        ..Default::default()
+    };
+    soon("mode", client.sessions().set_session_option(set("mode", "approve"))).await.expect("set");
+    let wild = set("agent.mode", "bypassPermissions");
+    let refused = events::refused(soon("mode", client.sessions().set_session_option(wild)).await);
+    assert!(refused.is(pb::ErrorReason::InvalidField), "{refused:?}");
+    soon("mode", client.sessions().set_session_option(set("mode", "auto"))).await.expect("set");
+    let seen = events::complete(&client, &session_id, &file.display().to_string()).await;
+    assert!(events::agent_text(&seen).contains(r#""optionId":"go""#));
+    assert!(file.exists());
+    let modes = sent(daemon.root(), "session/set_mode");
+    assert_eq!(modes[1]["modeId"], "default", "back where it came from");
+    daemon.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_agent_costs_counts_while_it_works() {
+    let cost = json!({"update": {"sessionUpdate": "usage_update", "used": 50, "size": 1000,
+        "cost": {"amount": 0.02, "currency": "USD"}}});
+    let script =
+        json!({"session/prompt": [[say("half"), cost, {"await": "session/cancel"}, stop("cancelled")]]});
+    let daemon = TestDaemon::start_in(root(&script), |_| {}).await;
+    let client = daemon.unix().await;
+    let request = session(&daemon.work(), "scripted-acp", pb::SessionMode::Auto);
+    let session_id = events::create(&client, request).await;
+    let turn = pb::StartTurnRequest {
+        limits: Some(pb::TurnLimits { max_cost_micros: Some(15_000), ..Default::default() }),
+        ..events::turn(&session_id, "go")
+    };
+    soon("StartTurn", client.turns().start_turn(turn)).await.expect("started");
+    let (mut stream, mut seen) = (events::watch(&client, &session_id, 0), Vec::new());
+    events::until(&mut stream, &mut seen, "the end", |payload| matches!(payload, Payload::TurnEnded(_)))
+        .await;
+    drop(stream);
+    let ended = events::ended(&seen).expect("its end");
+    assert_eq!(ended.state(), pb::TurnState::Completed, "{ended:?}");
+    assert_eq!(ended.stop_reason(), pb::StopReason::Budget, "{ended:?}");
+    assert_eq!(sent(daemon.root(), "session/cancel").len(), 1);
+    daemon.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_come_from_the_attached_host() {
     let script = json!({"session/prompt": [[
         {"request": {"method": "fs/read_text_file", "params": {"sessionId": "$session", "path": "$param:/prompt/0/text"}}},
@@ -357,6 +436,8 @@ async fn gemini_without_a_network() {
     let agent = |name: &str, key: bool| {
         json!({
             "name": name, "engine": "acp", "command": node, "args": [file, "--acp"],
+            // In a folder that it was not told to trust it starts no servers.
+            "env": {"GEMINI_CLI_TRUST_WORKSPACE": "true"},
             "env_keys": if key { json!(["GEMINI_API_KEY"]) } else { json!([]) },
             "authenticate": if key { json!({"GEMINI_API_KEY": "gemini-api-key"}) } else { json!({}) },
         })
@@ -377,7 +458,15 @@ async fn gemini_without_a_network() {
     assert_eq!(error.reason(), pb::ErrorReason::ProviderUnauthenticated, "{error:?}");
     assert!(error.message.contains("Log in with Google"), "{error:?}");
 
-    let request = session(&daemon.work(), "real-acp", pb::SessionMode::Auto);
+    // It is to plan only, and it is given an extension.
+    let given = format!("given{}", unique_digits());
+    let extension = crate::agent_doors::snippet(&given);
+    let exactly = pb::ExactSelection { extensions: vec![extension] };
+    let exactly = pb::extension_selection::Selection::Exactly(exactly);
+    let request = pb::CreateSessionRequest {
+        extensions: Some(pb::ExtensionSelection { selection: Some(exactly) }),
+        ..session(&daemon.work(), "real-acp", pb::SessionMode::Chat)
+    };
     let session_id = events::create(&client, request).await;
     // It tries for minutes to reach its model, so the turn is cancelled.
     let (turn_id, _) = events::start(&client, &session_id, "hello").await;
@@ -396,8 +485,15 @@ async fn gemini_without_a_network() {
     let now = client.sessions().get_session(get).await.unwrap().into_inner().session.unwrap();
     let modes = now.options.iter().find(|o| o.option_id == "agent.mode").expect("the agent's modes");
     assert!(modes.choices.len() > 1, "{modes:?}");
+    let plan = pb::session_option_value::Value::Choice("plan".into());
+    let offers = modes.choices.iter().any(|choice| choice.value == "plan");
+    let now = modes.value.clone().and_then(|value| value.value);
+    assert_eq!(now.is_some_and(|value| value == plan), offers, "in chat it plans, where it can: {modes:?}");
+    // What stands in for the server, in the agent's hands.
+    processes::appear(&format!("door\0{given}"), 1).await;
     daemon.finish().await;
     processes::are_gone(&file, Instant::now(), Duration::from_secs(5)).await;
+    processes::are_gone(&given, Instant::now(), Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

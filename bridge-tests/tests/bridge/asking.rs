@@ -163,3 +163,42 @@ async fn a_sandboxed_developer_changes_only_what_it_may() {
     assert!(!stolen.contains(daemon.token()), "the daemon's token is hidden: {stolen}");
     daemon.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_for_another_session_does_not_count() {
+    let Some(server) = server() else { return };
+    let daemon = TestDaemon::start().await;
+    let client = daemon.unix().await;
+    let session_id = events::create(&client, events::bare_session(&daemon.work())).await;
+    let other = events::create(&client, events::bare_session(&daemon.work())).await;
+    add(&client, &session_id, config(&server, "asking")).await;
+    let asking = called(&client, call(&session_id, "trigger-elicitation-request", "{}"));
+    let answering = async {
+        let asked = question(&client, &session_id).await;
+        let answer = |name: &str| pb::FormAnswer {
+            action: pb::FormAction::Accept as i32,
+            content_json: format!(r#"{{"name": "{name}"}}"#),
+        };
+        let stray = pb::RespondToInteractionRequest {
+            interaction_id: asked.interaction_id.clone(),
+            answer: Some(pb::InteractionAnswer {
+                answer: Some(pb::interaction_answer::Answer::Form(answer("Mallory"))),
+            }),
+            session_id: other.clone(),
+            ..Default::default()
+        };
+        let error = events::refused(client.interactions().respond_to_interaction(stray).await);
+        assert_eq!(error.code, tonic::Code::NotFound, "{error:?}");
+        respond(&client, &asked, pb::interaction_answer::Answer::Form(answer("Ada"))).await;
+    };
+    let ((_, result), ()) = tokio::join!(asking, answering);
+    let text = events::text(&result.parts);
+    assert!(text.contains("Ada") && !text.contains("Mallory"), "{text}");
+    // Nothing of the question is in the other session.
+    let log = events::log(&client, &other).await;
+    assert!(
+        log.iter().all(|event| !matches!(event.payload, Some(Payload::InteractionRequested(_)))),
+        "{log:?}"
+    );
+    daemon.finish().await;
+}

@@ -1,10 +1,11 @@
 //! What a stock Desktop does with a window, from its first request to its last, against the real processes.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use futures::StreamExt as _;
 use gander_bridge_tests::{child, daemon::new_root, soon, window::Window};
 use serde_json::{Value, json};
+
+use crate::goose_window::{Sse, contents, is_finish, message, text};
 
 /// What Desktop puts into the configuration at its first start.
 const BUNDLED: [&str; 5] = ["developer", "computercontroller", "autovisualiser", "memory", "tutorial"];
@@ -12,58 +13,16 @@ const BUNDLED: [&str; 5] = ["developer", "computercontroller", "autovisualiser",
 /// Sends a message and reads its stream until `until` holds or it ends.
 async fn reply(window: &Window, body: &Value, mut until: impl FnMut(&Value) -> bool) -> Vec<Value> {
     let request = window.request(reqwest::Method::POST, "/reply").header("content-type", "application/json");
-    let response = soon("an answer", request.body(body.to_string()).send()).await.expect("an answer");
-    assert_eq!(response.status(), 200);
-    assert!(response.headers()["content-type"].to_str().expect("text").starts_with("text/event-stream"));
-    let mut chunks = response.bytes_stream();
-    let (mut text, mut events) = (String::new(), Vec::new());
-    while let Some(chunk) = soon("the next frame", chunks.next()).await {
-        text.push_str(std::str::from_utf8(&chunk.expect("a chunk")).expect("frames are whole text"));
-        while let Some((frame, rest)) = text.split_once("\n\n") {
-            let data = frame.strip_prefix("data: ").unwrap_or_else(|| panic!("a strange frame: {frame:?}"));
-            let event: Value = serde_json::from_str(data).expect("JSON on one line");
-            text = rest.to_owned();
-            let last = until(&event);
-            if event["type"] != "Ping" {
-                events.push(event);
-            }
-            if last {
-                return events;
-            }
+    let mut stream = Sse::open(request.body(body.to_string())).await;
+    let mut events = Vec::new();
+    while let Some(event) = stream.next().await {
+        let last = until(&event);
+        events.push(event);
+        if last {
+            break;
         }
     }
-    assert_eq!(text, "", "the stream ends with a whole frame");
     events
-}
-
-fn message(session: &str, id: &str, text: &str) -> Value {
-    json!({
-        "session_id": session,
-        "user_message": {
-            "id": id, "role": "user", "created": 1_772_700_000,
-            "content": [{ "type": "text", "text": text }],
-            "metadata": { "userVisible": true, "agentVisible": true }
-        },
-        "recipe_name": null, "recipe_version": null
-    })
-}
-
-/// Parts of one type, with the id of their message.
-fn contents<'a>(messages: impl IntoIterator<Item = &'a Value>, kind: &str) -> Vec<(String, Value)> {
-    let mut found = Vec::new();
-    for message in messages {
-        for content in message["content"].as_array().into_iter().flatten() {
-            if content["type"] == kind {
-                let id = message["id"].as_str().expect("every message has an id").to_owned();
-                found.push((id, content.clone()));
-            }
-        }
-    }
-    found
-}
-
-fn messages(events: &[Value]) -> impl Iterator<Item = &Value> {
-    events.iter().filter(|event| event["type"] == "Message").map(|event| &event["message"])
 }
 
 /// Start-up, as the main process and the first page do it.
@@ -129,13 +88,12 @@ async fn a_day_with_desktop() {
     // A turn with a tool.
     let events = reply(&window, &message(&session, "k3j9x0ab", "list the files here"), |_| false).await;
     assert_eq!(events.last().expect("events")["type"], "Finish", "{events:#?}");
-    let requests = contents(messages(&events), "toolRequest");
-    let responses = contents(messages(&events), "toolResponse");
+    let requests = contents(&events, "toolRequest");
+    let responses = contents(&events, "toolResponse");
     assert_eq!((requests.len(), responses.len()), (1, 1), "{events:#?}");
     assert_eq!(requests[0].1["id"], responses[0].1["id"]);
     assert!(responses[0].1["toolResult"]["value"].to_string().contains("notes.txt"), "{responses:?}");
-    let streamed: String =
-        contents(messages(&events), "text").iter().filter_map(|(_, c)| c["text"].as_str()).collect();
+    let streamed: String = contents(&events, "text").iter().filter_map(|(_, c)| c["text"].as_str()).collect();
 
     // Every call is asked for from now on; the answer comes over another request.
     window
@@ -144,7 +102,7 @@ async fn a_day_with_desktop() {
     let ask = message(&session, "k3j9x0ac", "list the files here");
     let mut asked = None;
     let until = |event: &Value| {
-        asked = contents([&event["message"]], "actionRequired").pop();
+        asked = contents(std::slice::from_ref(event), "actionRequired").pop();
         asked.is_some()
     };
     // Reading stops at the question, which closes the stream: for Desktop that is its Stop button.
@@ -163,7 +121,7 @@ async fn a_day_with_desktop() {
         confirmed = true;
     });
     assert!(confirmed);
-    assert_eq!(contents(messages(&events), "toolResponse").len(), 1, "{events:#?}");
+    assert_eq!(contents(&events, "toolResponse").len(), 1, "{events:#?}");
 
     // The window is closed and opened again: what was streamed is what is stored.
     assert_eq!(window.close().await, "");
@@ -200,6 +158,41 @@ async fn a_day_with_desktop() {
     assert_eq!(soon("an answer", deleted.send()).await.expect("an answer").status(), 200);
     assert_eq!(window.get(&format!("/sessions/{session}")).await.status, 404);
     window.close().await;
+    let stopped = child::run(root.path(), &["stop", "--grace", "0s"]).await;
+    assert_eq!(stopped.code, Some(0), "{stopped:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_closes_at_once_and_ends_nothing_of_another_window() {
+    let root = new_root();
+    let directory = root.path().join("work");
+    let (closing, staying) = tokio::join!(Window::open(root.path()), Window::open(root.path()));
+    for (key, value) in [("GOOSE_PROVIDER", "demo"), ("GOOSE_MODE", "auto")] {
+        closing.ok("/config/upsert", &json!({ "key": key, "value": value, "is_secret": false })).await;
+    }
+    let session = new_chat(&closing, &directory).await;
+    let post = |window: &Window, body: &Value| {
+        let request = window.request(reqwest::Method::POST, "/reply");
+        request.header("content-type", "application/json").body(body.to_string())
+    };
+    let mut cut = Sse::open(post(&closing, &message(&session, "k3j9x0ab", "slow 300"))).await;
+    let events = format!("/sessions/{session}/events");
+    let mut watching = Sse::open(closing.request(reqwest::Method::GET, &events)).await;
+    let mut other = Sse::open(staying.request(reqwest::Method::GET, &events)).await;
+    cut.until(|event| event["type"] == "Message").await;
+    let began = std::time::Instant::now();
+    assert_eq!(closing.close().await, "");
+    assert!(began.elapsed() < Duration::from_secs(3), "open streams hold nothing up: {:?}", began.elapsed());
+    // What is cut must not look like an end, and a stream of a session has none.
+    while let Ok(event) = cut.try_next().await {
+        assert_ne!(event.expect("it did not end well")["type"], "Finish");
+    }
+    while let Ok(Some(event)) = watching.try_next().await {
+        assert_ne!(event["type"], "Finish");
+    }
+    let seen = other.until(is_finish).await;
+    assert!(text(&seen, "assistant").contains("tok-300"), "the turn went on to its end");
+    staying.close().await;
     let stopped = child::run(root.path(), &["stop", "--grace", "0s"]).await;
     assert_eq!(stopped.code, Some(0), "{stopped:?}");
 }

@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gander_bridge_tests::{TestDaemon, events, eventually, pb, processes, skip, soon, unique_digits};
+use gander_bridge_tests::{
+    ChildDaemon, TestDaemon, daemon::new_root, events, eventually, pb, processes, skip, soon, unique_digits,
+};
 use gander_client::Client;
 use pb::{ExtensionState, session_event::Payload};
 use rustix::process::{Pid, Signal, kill_process};
@@ -225,4 +227,42 @@ async fn a_server_that_cannot_start_is_told_with_what_it_said() {
     // A turn goes on without it.
     events::complete(&client, &session_id, "say without it").await;
     daemon.finish().await;
+}
+
+/// A server as package runners start it: a shell, the server, and what that started.
+const TREE: &str = r#"
+import json, subprocess, sys
+subprocess.Popen(["sh", "-c", "sleep 1000; true # %s" % sys.argv[1]])
+for line in sys.stdin:
+    m = json.loads(line)
+    if "id" in m:
+        ok = {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "t", "version": "1"}}
+        body = {"result": ok} if m["method"] == "initialize" else {"error": {"code": -32601, "message": "no"}}
+        print(json.dumps({"jsonrpc": "2.0", "id": m["id"], **body}), flush=True)
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_of_the_daemon_takes_the_trees_of_its_servers_down() {
+    let root = new_root();
+    let daemon = ChildDaemon::start(root.path()).await;
+    let client = daemon.unix().await;
+    let mark = unique_digits();
+    let work = tempfile::tempdir().expect("a folder");
+    let (tree, start) = (work.path().join("tree.py"), work.path().join("start.sh"));
+    std::fs::write(&tree, TREE).expect("a script");
+    std::fs::write(&start, format!("python3 '{}' {mark}\ntrue\n", tree.display())).expect("a script");
+    let session_id = events::create(&client, events::bare_session(work.path())).await;
+    for name in ["one", "two", "three"] {
+        let args = vec![start.display().to_string(), format!("--mark={mark}")];
+        let stdio = pb::StdioExtension { command: "sh".into(), args };
+        let kind = Some(pb::extension_config::Kind::Stdio(stdio));
+        let status =
+            add(&client, &session_id, pb::ExtensionConfig { name: name.into(), kind, ..Default::default() })
+                .await;
+        assert_eq!(status.state(), ExtensionState::Ready, "{status:?}");
+    }
+    processes::appear(&mark, 9).await;
+    let killed = Instant::now();
+    daemon.kill().await;
+    processes::are_gone(&mark, killed, Duration::from_secs(5)).await;
 }

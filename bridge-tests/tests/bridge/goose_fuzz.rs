@@ -8,15 +8,13 @@ use std::{
 };
 
 use gander_bridge_tests::{
-    TestDaemon, client_options,
-    daemon::{environment, environment_with, new_root},
+    daemon::{environment, new_root},
     skip, within,
 };
-use gander_client::{Client, Endpoint};
-use gander_goose::{App, Options};
-use tokio::{net::TcpListener, process::Command};
+use tokio::process::Command;
 
-const SECRET: &str = "a-secret-that-is-not-guessed";
+use crate::goose_window::{SECRET, Surface};
+
 /// Far more than it takes; on a machine that does much else it may take long.
 const RUN: Duration = Duration::from_secs(240);
 
@@ -48,23 +46,9 @@ async fn made_up_requests_get_the_answers_that_the_document_promises() {
     let Some(python) = std::env::var_os("GANDER_TEST_PYTHON") else {
         return skip("GANDER_TEST_PYTHON is not set: no schemathesis");
     };
-    let daemon = TestDaemon::start_with(|options| {
-        let root = options.root.clone().expect("a root");
-        let model = [("GOOSE_PROVIDER", "demo"), ("GOOSE_MODEL", "demo-1")];
-        options.environment = environment_with(&root, &model);
-    })
-    .await;
-    let mut options = client_options(None);
-    options.protocol = gander_goose::PROTOCOL.to_owned();
-    let client = Client::connect(Endpoint::unix(&daemon.ready().socket), options).await.expect("a client");
-    let app = App::new(client, Options::new(SECRET.into()));
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    let router = gander_goose::router(app.clone());
-    let server = tokio::spawn(async move { axum::serve(listener, router).await });
-
+    let rest = Surface::start().await;
     let root = new_root();
-    let output = within(RUN, "schemathesis", schemathesis(&python, root.path(), &url).output())
+    let output = within(RUN, "schemathesis", schemathesis(&python, root.path(), &rest.url).output())
         .await
         .expect("schemathesis runs");
     let said = String::from_utf8_lossy(&output.stdout);
@@ -72,8 +56,6 @@ async fn made_up_requests_get_the_answers_that_the_document_promises() {
     assert!(output.status.success(), "{said}\n{failed}");
     assert!(said.contains("Tested: "), "nothing was tested: {said}");
 
-    app.close(Duration::from_secs(5)).await;
-    server.abort();
     // The log of what they did is held against its rules here.
-    daemon.finish().await;
+    rest.finish().await;
 }

@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 mod acp;
+mod acp_cases;
 mod acp_editors;
 mod acp_peer;
 mod acp_sdk;
 mod acp_sessions;
+mod acp_terminals;
+mod agent_doors;
 mod agents;
 mod asking;
 mod background;
@@ -17,15 +20,19 @@ mod durability;
 mod erasure;
 mod examples;
 mod extension_kinds;
+mod extension_security;
 mod extensions;
 mod goose;
-mod goose_details;
 mod goose_fuzz;
 mod goose_history;
+mod goose_later;
 mod goose_pages;
+mod goose_sessions;
+mod goose_window;
 mod hosts;
 mod idempotency;
 mod invariants;
+mod leaks;
 mod limits;
 mod mcp_peers;
 mod protocol;

@@ -11,6 +11,8 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout},
 };
 
+use crate::goose_window::message;
+
 /// What is said in each session. The model is the builtin one: it calls a real tool.
 const PROMPTS: [&str; 2] = ["list the files here", "what is the answer?"];
 
@@ -95,12 +97,7 @@ async fn over_rest(http: &Http, directory: &Path) -> String {
     let id = session["id"].as_str().expect("an id").to_owned();
     http.ok("/agent/resume", &json!({ "session_id": id, "load_model_and_extensions": true })).await;
     for (number, prompt) in PROMPTS.into_iter().enumerate() {
-        let message = json!({
-            "id": format!("m{number}"), "role": "user", "created": 1_772_700_000,
-            "content": [{ "type": "text", "text": prompt }],
-            "metadata": { "userVisible": true, "agentVisible": true }
-        });
-        let stream = http.text("/reply", &json!({ "session_id": id, "user_message": message })).await;
+        let stream = http.text("/reply", &message(&id, &format!("m{number}"), prompt)).await;
         assert!(stream.trim_end().ends_with('}') && stream.contains("\"Finish\""), "{stream}");
     }
     id

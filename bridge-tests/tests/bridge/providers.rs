@@ -64,6 +64,35 @@ async fn a_single_key_chooses_its_provider_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_of_its_name_point_a_provider_elsewhere() {
+    let fake = FakeOpenAi::start().await.expect("a fake");
+    let root = new_root();
+    let base = format!("{}/proxy/v1", fake.url());
+    let environment = [
+        ("MISTRAL_API_KEY", KEY),
+        ("MISTRAL_BASE_URL", base.as_str()),
+        ("MISTRAL_AUTH", "x-api-key"),
+        ("MISTRAL_CUSTOM_HEADERS", "X-Team: birds"),
+        ("MISTRAL_TIMEOUT", "20"),
+        ("GOOSE_PROVIDER", "mistral"),
+        ("GOOSE_MODEL", "text"),
+    ];
+    let ran = gander(root.path(), &environment, &["run", "hello"]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stdout.contains("Just text."), "{}", ran.stdout);
+    let seen = fake.requests().pop().expect("a request");
+    assert_eq!(seen.path, "/proxy/v1/chat/completions");
+    let headers = ["x-api-key", "authorization", "x-team"].map(|name| seen.header(name));
+    assert_eq!(headers, [Some(KEY), None, Some("birds")]);
+
+    let mut wrong = environment.to_vec();
+    wrong.push(("MISTRAL_CONNECT_TIMEOUT", "soon"));
+    let ran = gander(root.path(), &wrong, &["run", "hello"]).await;
+    assert_ne!(ran.code, Some(0));
+    assert!(ran.stderr.contains("MISTRAL_CONNECT_TIMEOUT"), "{}", ran.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_is_in_no_log_event_or_error() {
     let fake = FakeOpenAi::start().await.expect("a fake");
     let root = new_root();
@@ -311,5 +340,204 @@ async fn a_wish_to_wait_that_one_session_hears_holds_for_all() {
     for (session_id, turn_id) in started {
         events::cancel(&client, &session_id, &turn_id).await;
     }
+    daemon.finish().await;
+}
+
+/// A vendor that exchanges one code for a key; gives its address.
+async fn vendor() -> String {
+    use axum::{Json, Router, http::StatusCode, routing::post};
+    use serde_json::{Value, json};
+    let exchange = |Json(body): Json<Value>| async move {
+        let verified = body["code_verifier"].as_str().is_some_and(|verifier| verifier.len() >= 43);
+        if body["code"] == "good-code" && verified && body["code_challenge_method"] == "S256" {
+            (StatusCode::OK, Json(json!({"key": KEY})))
+        } else {
+            (StatusCode::FORBIDDEN, Json(json!({"error": {"message": "Invalid code", "code": 403}})))
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let routes = Router::new().route("/api/v1/auth/keys", post(exchange));
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    url
+}
+
+/// What a browser does after the person agreed on this page.
+async fn agree(page: &str, code: &str) {
+    let page = reqwest::Url::parse(page).expect("a page");
+    let callback =
+        page.query_pairs().find(|(name, _)| name == "callback_url").expect("a way back").1.into_owned();
+    let callback = callback.replace("localhost", "127.0.0.1");
+    let answer = gander_bridge_tests::window::http_client().get(format!("{callback}?code={code}")).send();
+    let answer = gander_bridge_tests::soon("the browser's return", answer).await.expect("an answer");
+    assert!(answer.status().is_success(), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signing_in_with_a_browser_stores_a_key() {
+    use pb::authenticate_provider_response::Step;
+    let url = vendor().await;
+    let daemon = TestDaemon::start_with(|options| {
+        let root = options.root.clone().expect("a root");
+        options.environment = environment_with(&root, &[("OPENROUTER_HOST", url.as_str())]);
+    })
+    .await;
+    let client = daemon.unix().await;
+    let mut providers = client.providers();
+    let listed = providers.list_providers(pb::ListProvidersRequest {}).await.expect("listed").into_inner();
+    let offering: Vec<&str> = listed
+        .providers
+        .iter()
+        .filter(|provider| provider.config_keys.iter().any(|key| key.oauth_flow))
+        .map(|provider| provider.provider_id.as_str())
+        .collect();
+    assert_eq!(offering, ["openrouter"]);
+
+    let request = pb::AuthenticateProviderRequest { provider_id: "openrouter".to_owned() };
+    for (code, granted) in [("bad-code", false), ("good-code", true)] {
+        let mut steps = providers.authenticate_provider(request.clone()).await.expect("begun").into_inner();
+        let mut last = None;
+        while let Some(answer) = gander_bridge_tests::soon("a step", steps.message()).await.expect("a step") {
+            if let Some(Step::OpenUrl(page)) = &answer.step {
+                assert!(page.starts_with(&format!("{url}/auth?")), "{page}");
+                agree(page, code).await;
+            }
+            last = answer.step;
+        }
+        match last.expect("an outcome") {
+            Step::Succeeded(done) => {
+                assert!(granted && done.provider.expect("the provider").configured);
+            }
+            Step::Failed(error) => {
+                assert!(!granted && error.message.contains("Invalid code"), "{error:?}");
+                assert_eq!(error.reason(), ErrorReason::ProviderUnauthenticated);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let status = pb::GetSecretStatusRequest { key: "OPENROUTER_API_KEY".to_owned() };
+    let secret = client.config().get_secret_status(status).await.expect("known").into_inner().secret;
+    let secret = secret.expect("a secret");
+    assert_eq!((secret.present, secret.last_four.as_str()), (true, &KEY[KEY.len() - 4..]));
+    // Given up by whoever began it: the port is closed.
+    let mut steps = providers.authenticate_provider(request).await.expect("begun").into_inner();
+    let page = loop {
+        let step =
+            gander_bridge_tests::soon("a step", steps.message()).await.expect("a step").expect("a step");
+        if let Some(Step::OpenUrl(page)) = step.step {
+            break reqwest::Url::parse(&page).expect("a page");
+        }
+    };
+    drop(steps);
+    let callback =
+        page.query_pairs().find(|(name, _)| name == "callback_url").expect("a way back").1.into_owned();
+    let port = reqwest::Url::parse(&callback).expect("an address").port().expect("a port");
+    gander_bridge_tests::eventually(std::time::Duration::from_secs(10), "a closed port", || async move {
+        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err().then_some(())
+    })
+    .await;
+    daemon.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_is_missing_is_an_error_over_every_protocol_and_never_the_demo() {
+    use serde_json::json;
+    for (environment, words) in [
+        (vec![], "no model is configured"),
+        (vec![("GOOSE_PROVIDER", "groq"), ("ANTHROPIC_API_KEY", KEY)], "GROQ_API_KEY"),
+        (
+            vec![
+                ("GROQ_API_KEY", "gsk_0123456789"),
+                ("ANTHROPIC_API_KEY", KEY),
+                ("GANDER_AUTO_MODEL", "true"),
+            ],
+            "ANTHROPIC_API_KEY, GROQ_API_KEY",
+        ),
+    ] {
+        let daemon = TestDaemon::start_with(|options| {
+            let root = options.root.clone().expect("a root");
+            options.environment = environment_with(&root, &environment);
+        })
+        .await;
+        let client = daemon.unix().await;
+        let request =
+            pb::CreateSessionRequest { demo_allowed: false, ..events::bare_session(&daemon.work()) };
+        let refused = match client.sessions().create_session(request).await {
+            Err(status) => gander_client::ClientError::from(status),
+            Ok(made) => {
+                let session = made.into_inner().session.expect("a session").session_id;
+                events::refused(client.turns().start_turn(events::turn(&session, "hello")).await)
+            }
+        };
+        assert!(refused.is(ErrorReason::ProviderNotConfigured), "{refused:?}");
+        assert!(refused.message.contains(words), "{words}: {refused:?}");
+
+        let http = gander_bridge_tests::window::Http::new(&daemon.url(), daemon.token());
+        let mut told = http.post("/agent/start", &json!({ "working_dir": daemon.work() })).await;
+        if let Some(id) = told.body["id"].as_str().map(str::to_owned) {
+            let message = json!({
+                "id": "m1", "role": "user", "created": 1_772_700_000,
+                "content": [{ "type": "text", "text": "hello" }],
+                "metadata": { "userVisible": true, "agentVisible": true }
+            });
+            told = http.post("/reply", &json!({ "session_id": id, "user_message": message })).await;
+        }
+        let told = format!("{told:?}");
+        assert!(told.contains(words) && !told.contains("demo model"), "{words}: {told}");
+
+        let mut peer = crate::acp_peer::Peer::open(
+            daemon.unix().await,
+            gander_acp::Options { demo_allowed: false, ..crate::acp_peer::options() },
+        );
+        peer.initialize(json!({})).await;
+        let answer = peer.call("session/new", json!({ "cwd": daemon.work(), "mcpServers": [] })).await;
+        assert_eq!(crate::acp::code(&answer), -32000, "{answer:?}");
+        let error = answer.expect_err("an error").to_string();
+        assert!(error.contains(words), "{words}: {error}");
+        peer.close().await;
+        daemon.finish().await;
+
+        // What is configured and fails is an error on the command line, too.
+        let ran = gander(new_root().path(), &environment, &["run", "hello"]).await;
+        let configured = environment.iter().any(|(name, _)| *name == "GOOSE_PROVIDER");
+        assert_eq!(ran.code, Some(i32::from(configured)), "{}", ran.stderr);
+        assert_eq!(ran.stderr.contains("model demo"), !configured, "{}", ran.stderr);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_keeps_its_model_when_the_next_one_cannot_work() {
+    let daemon = TestDaemon::start().await;
+    let client = daemon.unix().await;
+    let made = client.sessions().create_session(events::bare_session(&daemon.work())).await;
+    let session_id = made.expect("a session").into_inner().session.expect("a session").session_id;
+    let choose = |provider_id: &str| pb::UpdateSessionRequest {
+        session: Some(pb::Session {
+            session_id: session_id.clone(),
+            model: Some(pb::ModelSelection {
+                provider_id: provider_id.to_owned(),
+                model_id: "m".to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["model".to_owned()] }),
+        ..Default::default()
+    };
+    for (provider_id, reason, words) in [
+        ("nobody", ErrorReason::ProviderNotFound, "nobody"),
+        ("groq", ErrorReason::ProviderNotConfigured, "GROQ_API_KEY"),
+    ] {
+        let refused = events::refused(client.sessions().update_session(choose(provider_id)).await);
+        assert!(refused.is(reason) && refused.message.contains(words), "{refused:?}");
+    }
+    let request = pb::GetSessionRequest { session_id: session_id.clone(), ..Default::default() };
+    let kept = client.sessions().get_session(request).await.expect("a session").into_inner();
+    assert_eq!(kept.session.expect("a session").model, None);
+    client
+        .sessions()
+        .update_session(choose("demo"))
+        .await
+        .expect("the demo model, as nothing else is wanted");
     daemon.finish().await;
 }

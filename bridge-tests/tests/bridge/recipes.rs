@@ -37,6 +37,14 @@ async fn the_command_line_runs_a_recipe_with_its_values() {
     let unknown = child::run(root, &["run", "--recipe", path, "-p", "word=x", "-p", "wrod=y"]).await;
     assert_eq!(unknown.code, Some(2), "{unknown:?}");
     assert!(unknown.stderr.contains("wrod"), "{unknown:?}");
+    let mut checked = saying("{{ word }}");
+    checked["retry"] = json!({"max_retries": 1, "checks": [{"type": "shell", "command": "test -e made"}]});
+    let checked_file = root.join("checked.json");
+    write(&checked_file, &checked);
+    let args = ["run", "--demo", "--recipe", checked_file.to_str().expect("a path"), "-p", "word=hello"];
+    let failed = child::run(root, &args).await;
+    assert_eq!(failed.code, Some(1), "checks that fail for good are a failure: {failed:?}");
+    assert!(failed.stderr.contains("the check `test -e made` exited with 1"), "{failed:?}");
     let absent = child::run(root, &["run", "--recipe", "nothing-like-that"]).await;
     assert_eq!(absent.code, Some(2), "{absent:?}");
 }

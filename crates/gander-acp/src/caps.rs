@@ -27,6 +27,8 @@ pub struct ClientCaps {
     pub compaction: bool,
     /// `_meta.terminal_output`: shows output that the agent streams as a terminal.
     pub meta_terminal_output: bool,
+    /// `_meta.goose`: a client made for Goose, which reads what Goose tells in `_meta`.
+    pub goose: bool,
     /// `_meta.goose.customNotifications`: Goose's own session updates.
     pub goose_notifications: bool,
     /// Unstable parts that the client asks for: `session.fork` and so on each, or all of them at once by speaking an
@@ -42,8 +44,10 @@ impl ClientCaps {
     pub fn read(params: &Value) -> Self {
         let caps = params.get("clientCapabilities").unwrap_or(&Value::Null);
         let at = |path: &str| caps.pointer(path).is_some_and(given);
-        let name = params.pointer("/clientInfo/name").and_then(Value::as_str).unwrap_or_default();
-        let version = params.pointer("/clientInfo/version").and_then(Value::as_str).unwrap_or_default();
+        // Version 2, from which clients come down to 1, has another name for it.
+        let info = params.get("clientInfo").or_else(|| params.get("info")).unwrap_or(&Value::Null);
+        let word = |key: &str| info.get(key).and_then(Value::as_str).unwrap_or_default();
+        let (name, version) = (word("name"), word("version"));
         let client: String = format!("{name} {version}").trim().chars().take(100).collect();
         Self {
             fs_read: at("/fs/readTextFile"),
@@ -57,6 +61,7 @@ impl ClientCaps {
             notices: at("/session/notices"),
             compaction: at("/session/compaction"),
             meta_terminal_output: at("/_meta/terminal_output"),
+            goose: at("/_meta/goose"),
             goose_notifications: at("/_meta/goose/customNotifications"),
             unstable: Unstable::read(caps),
             client,

@@ -80,7 +80,8 @@ impl RpcError {
             },
         };
         let mut message = error.message.clone();
-        for violation in &error.violations {
+        // A message about one field says it already.
+        for violation in error.violations.iter().filter(|v| !error.message.contains(&v.description)) {
             message.push_str(&format!("; {}: {}", violation.field, violation.description));
         }
         let mut data = serde_json::Map::new();

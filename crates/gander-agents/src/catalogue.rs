@@ -38,6 +38,11 @@ const START_BUDGET: Duration = Duration::from_secs(60);
 /// Longest budget that a file may ask for.
 const MAX_START_SECONDS: u64 = 600;
 
+/// Modes of agents whose file says nothing about them, as those in use call theirs.
+const READ_ONLY_MODES: &[&str] = &["plan", "read-only", "read_only", "chat"];
+const UNATTENDED_MODES: &[&str] =
+    &["bypassPermissions", "yolo", "full-access", "agent-full-access", "autopilot"];
+
 /// One agent as a JSON document.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AgentFile {
@@ -80,6 +85,12 @@ pub struct AgentFile {
     /// How long updates may come behind the end of their prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settle_milliseconds: Option<u64>,
+    /// Ids of the agent's modes in which it changes nothing, best first: the session's mode chat chooses one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only_modes: Option<Vec<String>>,
+    /// Ids of its modes in which it asks for no permission: it is in none of them unless the session's mode is auto.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unattended_modes: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_doc_link: Option<String>,
     /// Whatever else the file says.
@@ -123,6 +134,7 @@ impl AgentFile {
             required: false,
             secret,
             default: None,
+            signs_in: false,
         };
         let keys = self.command_env.iter().map(|name| key(name, false));
         let keys = keys.chain(self.env_keys.iter().map(|name| key(name, true)));
@@ -179,8 +191,14 @@ impl AgentFile {
                 .start_seconds
                 .map_or(START_BUDGET, |seconds| Duration::from_secs(seconds.clamp(1, MAX_START_SECONDS))),
             settle: Duration::from_millis(self.settle_milliseconds.unwrap_or(0).min(1000)),
+            read_only_modes: modes(self.read_only_modes.as_ref(), READ_ONLY_MODES),
+            unattended_modes: modes(self.unattended_modes.as_ref(), UNATTENDED_MODES),
         })
     }
+}
+
+fn modes(own: Option<&Vec<String>>, usual: &[&str]) -> Vec<String> {
+    own.cloned().unwrap_or_else(|| usual.iter().map(|mode| (*mode).to_owned()).collect())
 }
 
 /// A user's file that could not be used.

@@ -11,6 +11,8 @@ pub(crate) const INTERNAL: i64 = -32603;
 pub(crate) const AUTH_REQUIRED: i64 = -32000;
 pub(crate) const NOT_FOUND: i64 = -32002;
 pub(crate) const CANCELLED: i64 = -32800;
+/// Under which key an error has the end of the agent's standard error.
+pub(crate) const STDERR_TAIL: &str = "stderrTail";
 /// Longest text of an agent's error that is passed on.
 const MAX_TEXT: usize = 2048;
 
@@ -94,7 +96,7 @@ impl Speaker {
         }
         let last = stderr.lines().last().unwrap_or_default();
         self.error(reason, format!("{message}; its standard error ends with: {last}"))
-            .with("stderrTail", stderr)
+            .with(STDERR_TAIL, stderr)
     }
 
     /// The error of a request that failed. `login` names the agent's ways to log in.

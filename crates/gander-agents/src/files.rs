@@ -134,7 +134,7 @@ fn io_error(path: &str, error: &std::io::Error) -> RpcError {
 
 pub(crate) fn host_failed(outcome: HostCallOutcome) -> RpcError {
     match outcome {
-        HostCallOutcome::Failed { message } => RpcError::new(INTERNAL, message),
+        HostCallOutcome::Failed { message, .. } => RpcError::new(INTERNAL, message),
         _ => RpcError::new(INTERNAL, "the session's host answered with another kind of result"),
     }
 }

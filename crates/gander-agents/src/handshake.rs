@@ -93,6 +93,8 @@ pub(crate) async fn initialize(
         accepts_audio: flag(agent, "/promptCapabilities/audio"),
         accepts_resources: flag(agent, "/promptCapabilities/embeddedContext"),
         settle: launch.settle,
+        read_only_modes: launch.read_only_modes.clone(),
+        unattended_modes: launch.unattended_modes.clone(),
         ..AgentOpened::default()
     };
     Ok((opened, capabilities))

@@ -89,9 +89,9 @@ impl Started {
         outgoing: tokio::sync::mpsc::Receiver<String>,
         handler: Arc<dyn Handler>,
         speaker: Speaker,
+        stderr: Arc<StderrRing>,
     ) -> ProcessEnd {
         let end = ProcessEnd { close: CancellationToken::new(), gone: CancellationToken::new() };
-        let stderr = StderrRing::new(speaker.redactor.clone());
         let ring = stderr.clone();
         let errors = tokio::spawn(async move { ring.fill(self.stderr).await });
         let writer = tokio::spawn(write(self.stdin, outgoing));

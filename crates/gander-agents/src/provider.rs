@@ -11,7 +11,11 @@ use gander_model::{
 };
 use gander_process::Spawner;
 
-use crate::{failure::Speaker, session::AcpSession};
+use crate::{
+    failure::{STDERR_TAIL, Speaker},
+    session::{AcpSession, Start},
+    stderr::StderrRing,
+};
 
 /// How an agent is started.
 #[derive(Clone)]
@@ -26,6 +30,8 @@ pub(crate) struct Launch {
     pub(crate) authentication: Vec<String>,
     pub(crate) start_budget: Duration,
     pub(crate) settle: Duration,
+    pub(crate) read_only_modes: Vec<String>,
+    pub(crate) unattended_modes: Vec<String>,
 }
 
 struct Inner {
@@ -68,12 +74,18 @@ impl Inner {
             redactor: Redactor::new(self.launch.secrets.iter().cloned().chain(servers)),
         };
         let budget = self.launch.start_budget;
-        let opening = AcpSession::open(&self.spawner, &self.launch, &speaker, request, client);
-        match tokio::time::timeout(budget, opening).await {
-            Ok(session) => Ok(session? as Arc<dyn AgentSession>),
+        let stderr = StderrRing::new(speaker.redactor.clone());
+        let start =
+            Start { spawner: &self.spawner, launch: &self.launch, speaker: &speaker, stderr: stderr.clone() };
+        match tokio::time::timeout(budget, AcpSession::open(start, request, client)).await {
+            Ok(Ok(session)) => Ok(session as Arc<dyn AgentSession>),
+            Ok(Err(error)) => Err(match stderr.tail() {
+                tail if tail.is_empty() || error.metadata.contains_key(STDERR_TAIL) => error,
+                tail => error.with(STDERR_TAIL, tail),
+            }),
             Err(_) => {
                 let message = format!("it was not ready within {} s", budget.as_secs());
-                Err(speaker.error(ErrorReason::ProviderUnavailable, message))
+                Err(speaker.with_stderr(ErrorReason::ProviderUnavailable, &message, &stderr.tail()))
             }
         }
     }

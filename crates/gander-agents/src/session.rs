@@ -1,6 +1,7 @@
 //! One agent's session: its connection, and gander as the client that the agent talks to.
 
 use std::{
+    collections::HashMap,
     ffi::OsStr,
     path::PathBuf,
     sync::{
@@ -24,12 +25,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     connection::{Connection, Handler},
     content::block_of,
-    failure::{CANCELLED, Failure, RpcError, Speaker},
+    failure::{CANCELLED, Failure, INTERNAL, RpcError, Speaker},
     files::Files,
     handshake::{Capabilities, initialize, left_out, open_session},
     options::Options,
     process::{self, ProcessEnd},
     provider::Launch,
+    stderr::StderrRing,
     terminals::Terminals,
     updates::{self, Update},
 };
@@ -49,6 +51,8 @@ struct Shared {
     session_id: OnceLock<String>,
     /// Messages and calls are a replay of what is known.
     replaying: AtomicBool,
+    /// Pages that the user was asked to open, by the agent's ids.
+    pages: Mutex<HashMap<String, CancellationToken>>,
 }
 
 /// A running agent with an open session. Dropping it ends the process.
@@ -57,6 +61,15 @@ pub(crate) struct AcpSession {
     opened: AgentOpened,
     capabilities: Capabilities,
     end: EndOnDrop,
+}
+
+/// How the agent is started.
+pub(crate) struct Start<'a> {
+    pub(crate) spawner: &'a Spawner,
+    pub(crate) launch: &'a Launch,
+    pub(crate) speaker: &'a Speaker,
+    /// Takes what it writes to its standard error.
+    pub(crate) stderr: Arc<StderrRing>,
 }
 
 /// Ends the process with its owner.
@@ -71,13 +84,11 @@ impl Drop for EndOnDrop {
 impl AcpSession {
     /// Starts the process and opens the session. Dropping the future ends the process.
     pub(crate) async fn open(
-        spawner: &Spawner,
-        launch: &Launch,
-        speaker: &Speaker,
-        request: AgentOpen,
+        start: Start<'_>,
+        mut request: AgentOpen,
         client: Arc<dyn AgentClient>,
     ) -> Result<Arc<Self>, ErrorDetail> {
-        let mut request = request;
+        let Start { spawner, launch, speaker, stderr } = start;
         for server in &mut request.mcp_servers {
             // The agent wants absolute paths; what is not found stays as it is and is left out.
             if let AgentMcpServer::Stdio { command, env, .. } = server {
@@ -114,8 +125,9 @@ impl AcpSession {
             options: Mutex::default(),
             session_id: OnceLock::new(),
             replaying: AtomicBool::new(false),
+            pages: Mutex::default(),
         });
-        let end = EndOnDrop(started.connect(&connection, outgoing, shared.clone(), speaker.clone()));
+        let end = EndOnDrop(started.connect(&connection, outgoing, shared.clone(), speaker.clone(), stderr));
         let gone = end.0.gone.clone();
         let close = end.0.close.clone();
         tokio::spawn(async move {
@@ -264,6 +276,10 @@ impl Shared {
         self.options.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn pages(&self) -> MutexGuard<'_, HashMap<String, CancellationToken>> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether a message speaks of our session: sessions of subagents are not ours to show.
     fn is_ours(&self, params: &Value) -> bool {
         let named = params.get("sessionId").and_then(Value::as_str);
@@ -330,6 +346,7 @@ impl Shared {
     async fn elicit(&self, params: &Value) -> Result<Value, RpcError> {
         let text = |key: &str| params.get(key).and_then(Value::as_str).map(str::to_owned);
         let message = text("message").unwrap_or_default();
+        let page = text("elicitationId").map(|id| (id, CancellationToken::new()));
         let question = match text("mode").as_deref() {
             Some("form") | None => {
                 let schema = params.get("requestedSchema");
@@ -342,7 +359,21 @@ impl Shared {
             }
             Some(other) => return Err(RpcError::invalid(format!("mode {other:?} is not known"))),
         };
-        Ok(match self.client.elicit(question).await {
+        let answer = match page {
+            Some((id, done)) => {
+                self.pages().insert(id.clone(), done.clone());
+                let answer = tokio::select! {
+                    biased;
+                    // The agent has noticed by itself that the user is through.
+                    () = done.cancelled() => AgentElicitationAnswer::Accept(None),
+                    answer = self.client.elicit(question) => answer,
+                };
+                self.pages().remove(&id);
+                answer
+            }
+            None => self.client.elicit(question).await,
+        };
+        Ok(match answer {
             AgentElicitationAnswer::Accept(content) => {
                 let content = content.and_then(|json| serde_json::from_str::<Value>(&json).ok());
                 match content {
@@ -356,6 +387,11 @@ impl Shared {
     }
 
     async fn dispatch(&self, method: &str, params: &Value) -> Option<Result<Value, RpcError>> {
+        if matches!(method, "fs/write_text_file" | "terminal/create")
+            && let Some(why) = self.client.forbids_work().await
+        {
+            return Some(Err(RpcError::new(INTERNAL, why)));
+        }
         Some(match method {
             "session/request_permission" => self.permission(params).await,
             "elicitation/create" => self.elicit(params).await,
@@ -399,6 +435,12 @@ impl Handler for Shared {
         async move {
             match method {
                 "session/update" => self.session_update(params).await,
+                "elicitation/complete" => {
+                    let id = params.get("elicitationId").and_then(Value::as_str).unwrap_or_default();
+                    if let Some(done) = self.pages().get(id) {
+                        done.cancel();
+                    }
+                }
                 other => tracing::debug!(method = other, "a notification that is not used"),
             }
         }

@@ -272,7 +272,7 @@ impl Run {
         };
         let by_host = tokio::select! {
             biased;
-            () = self.terminal.kill.cancelled() => Some(HostCallOutcome::Failed { message: "killed".to_owned() }),
+            () = self.terminal.kill.cancelled() => Some(HostCallOutcome::Failed { message: "killed".to_owned(), refused: false }),
             outcome = client.host_call(call) => outcome,
         };
         let ended = match by_host {
@@ -281,13 +281,14 @@ impl Run {
                 self.terminal.output().truncated |= truncated;
                 Ended { exit_code, signal }
             }
+            // The host has begun nothing: it runs here, as without a host.
+            None | Some(HostCallOutcome::Failed { refused: true, .. }) => {
+                environment.extend(self.env.clone());
+                self.process(&spawner, environment, &client).await
+            }
             Some(other) => {
                 self.terminal.push(host_failed(other).message.as_bytes());
                 Ended { exit_code: Some(127), signal: None }
-            }
-            None => {
-                environment.extend(self.env.clone());
-                self.process(&spawner, environment, &client).await
             }
         };
         self.terminal.ended.send_replace(Some(ended));

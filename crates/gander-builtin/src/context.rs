@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use gander_process::{SandboxSpec, Spawner};
 
-use crate::hooks::{ExtensionManager, HostFiles, MemoryState, StateStore};
+use crate::hooks::{ExtensionManager, HostFiles, HostTerminals, MemoryState, StateStore};
 
 /// The folder below [`BuiltinContext::data_dir`] that holds the output of commands which was too long for a result.
 /// Tools may read it even where `data_dir` itself is denied; nothing else may be kept there.
@@ -41,6 +41,9 @@ pub struct BuiltinContext {
     /// Where the file tools of `developer` look first for text files of the session's folders. Without it they know
     /// only what is on the disk.
     pub host_files: Option<Arc<dyn HostFiles>>,
+    /// Where the tool `shell` runs commands that are part of a tool call which is shown, if nothing binds them to this
+    /// machine (`sandbox`). Without it they always run here.
+    pub host_terminals: Option<Arc<dyn HostTerminals>>,
 }
 
 impl BuiltinContext {
@@ -61,6 +64,7 @@ impl BuiltinContext {
             state: Arc::new(MemoryState::default()),
             manager: None,
             host_files: None,
+            host_terminals: None,
         }
     }
 }

@@ -4,9 +4,16 @@
 //! read, and must not panic. A future is dropped when its call is cancelled; what it has begun must then either be
 //! undone or be harmless.
 
-use std::{collections::BTreeMap, fmt, path::Path, sync::Mutex, sync::PoisonError};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::{FutureExt as _, future, future::BoxFuture};
+use tokio::sync::mpsc;
 
 /// Why a hook could not do its work: for models and people, without secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +86,56 @@ pub trait HostFiles: Send + Sync {
         path: &'a Path,
         text: &'a str,
     ) -> BoxFuture<'a, Option<Result<(), HookError>>>;
+}
+
+/// A command for a terminal of a program that is attached to the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TerminalCommand {
+    /// The tool call that it is: the program shows the terminal there.
+    pub item_id: String,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Absolute.
+    pub working_directory: PathBuf,
+    /// Variables on top of the program's own.
+    pub environment: BTreeMap<String, String>,
+    /// Bytes of output that are wanted; of more, the last ones.
+    pub output_limit: u64,
+    /// After it the program ends the command.
+    pub timeout: Duration,
+}
+
+/// How a command in a terminal ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TerminalEnd {
+    /// It ran to its end, or was ended.
+    Ended {
+        /// What the terminal holds.
+        output: String,
+        /// Whether something is missing at the start of it.
+        truncated: bool,
+        /// The exit code, where there is one.
+        exit_code: Option<i32>,
+        /// The name of the signal that ended it, where one did.
+        signal: Option<String>,
+    },
+    /// It was not started, for this reason.
+    NotStarted(HookError),
+    /// Nobody knows whether it ran and how it ended.
+    Lost(HookError),
+}
+
+/// Terminals of a program that is attached to the session: an editor that shows a command where it runs. It may come
+/// and go between any two calls.
+pub trait HostTerminals: Send + Sync {
+    /// Runs a command to its end; `None` when nobody is attached who does, and then nothing has happened. `output` gets
+    /// what the command writes, as far as it fits in and it is known before the end. Dropping the future ends the
+    /// command.
+    fn run(
+        &self,
+        command: TerminalCommand,
+        output: mpsc::Sender<String>,
+    ) -> BoxFuture<'_, Option<TerminalEnd>>;
 }
 
 /// An extension that the session has or could have.

@@ -22,10 +22,10 @@ mod server;
 mod todo;
 
 pub use context::{BuiltinContext, OUTPUT_DIRECTORY};
-pub use developer::OUTPUT_NOTIFICATION;
+pub use developer::{ITEM_META_KEY, OUTPUT_NOTIFICATION};
 pub use hooks::{
-    AvailableExtension, Body, ExtensionManager, HookError, HostFiles, ListedResource, MemoryState,
-    ResourceContent, StateStore,
+    AvailableExtension, Body, ExtensionManager, HookError, HostFiles, HostTerminals, ListedResource,
+    MemoryState, ResourceContent, StateStore, TerminalCommand, TerminalEnd,
 };
 pub use serve::{
     BuiltinServer, ClientReceiver, ClientSender, InProcess, ServeError, serve_bytes, serve_in_process,

@@ -8,6 +8,8 @@ mod extensionmanager;
 mod files;
 #[path = "suite/host_files.rs"]
 mod host_files;
+#[path = "suite/host_terminals.rs"]
+mod host_terminals;
 #[path = "suite/link.rs"]
 mod link;
 #[path = "suite/memory.rs"]

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::keyring::KeyringError;
 use crate::layers::Origin;
 
 /// What can go wrong while reading or changing configuration.
@@ -101,6 +102,16 @@ pub enum ConfigError {
         /// Where the value comes from.
         origin: Origin,
     },
+    /// A documented setting cannot have this value.
+    #[error("{key} cannot be {value}: it must be {expected}")]
+    InvalidValue {
+        /// The key.
+        key: String,
+        /// The refused value as JSON, shortened.
+        value: String,
+        /// What fits.
+        expected: String,
+    },
     /// Another writer holds the lock for too long.
     #[error("{path} is locked by another program for more than {waited:?}; try again", path = .path.display())]
     LockTimeout {
@@ -109,6 +120,9 @@ pub enum ConfigError {
         /// How long was waited.
         waited: Duration,
     },
+    /// The keyring cannot be used.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
     /// No directory could be derived from the environment.
     #[error("no home directory: set HOME, or GANDER_PATH_ROOT to an absolute directory")]
     NoHome,

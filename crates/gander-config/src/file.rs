@@ -128,6 +128,12 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), ConfigError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("sync directory", dir))
 }
 
+/// Takes the lock that stands for `path`, which need not exist itself. It is free again when the result is dropped.
+pub(crate) fn lock_for(path: &Path, deadline: Duration) -> Result<File, ConfigError> {
+    create_private_dir(path.parent().unwrap_or(Path::new("/")))?;
+    lock(path, deadline)
+}
+
 fn lock(real: &Path, deadline: Duration) -> Result<File, ConfigError> {
     let name = real.file_name().unwrap_or_default().to_string_lossy();
     let path = real.with_file_name(format!(".{name}.lock"));

@@ -5,27 +5,29 @@
 //! [`ConfigHandle::subscribe`] shows. A file that became malformed keeps its last good content, and
 //! [`ConfigHandle::health`] tells so; at [`ConfigHandle::open`] it is an error.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::environment::{Environment, variable_for};
+use crate::environment::Environment;
 use crate::error::ConfigError;
 use crate::file::LOCK_DEADLINE;
-use crate::keys::{KNOWN_KEYS, is_secret_name};
+use crate::keyring::Keyring;
+use crate::keys;
 use crate::layers::{Config, Layer, Origin};
 use crate::paths::Paths;
 use crate::permissions::{PermissionRules, RuleDecision};
 use crate::policy::Policy;
-use crate::secret_commands::{self, SecretCommands};
-use crate::secrets::{Secret, SecretOrigin, SecretStatus, SecretsFile};
-use crate::watched::{Health, Watched};
+use crate::secret_commands::SecretCommands;
+use crate::secrets::{Secret, SecretsFile};
+use crate::watched::{Health, Problem, Watched};
 
 mod custom;
+mod secrets;
 mod writes;
 
 /// How long a look at the files is good for.
@@ -92,7 +94,12 @@ struct Inner {
     state: Mutex<State>,
     generation: watch::Sender<u64>,
     commands: SecretCommands,
+    keyring: Keyring,
+    listener: Arc<OnceLock<SecretListener>>,
 }
+
+/// Hears of secrets; see [`ConfigHandle::on_secrets`].
+type SecretListener = Box<dyn Fn(Vec<Secret>) + Send + Sync>;
 
 struct State {
     distribution: Watched<Layer>,
@@ -133,7 +140,20 @@ impl ConfigHandle {
             looked: Instant::now(),
         };
         let (generation, _) = watch::channel(0);
+        let listener: Arc<OnceLock<SecretListener>> = Arc::default();
+        let changed = {
+            let (generation, listener) = (generation.clone(), Arc::clone(&listener));
+            move |values: &crate::keyring::Values| {
+                if let Some(listener) = listener.get() {
+                    listener(values.secrets().cloned().collect());
+                }
+                generation.send_modify(|generation| *generation += 1);
+            }
+        };
+        let lock = paths.config_dir().join("keyring");
         let inner = Inner {
+            keyring: Keyring::new(environment.clone(), lock, Box::new(changed)),
+            listener,
             paths,
             environment,
             flags: Arc::new(flags),
@@ -178,71 +198,29 @@ impl ConfigHandle {
         state.user.report(&mut health);
         state.secrets.report(&mut health);
         state.permissions.report(&mut health);
+        drop(state);
+        self.report_secret_store(&mut health);
+        self.report_values(&mut health);
         health
     }
 
-    /// The secret `key`: the environment's, else what its command prints, else the file's. Blocks as long as the command
-    /// takes when it was not run lately.
-    pub fn secret(&self, key: &str) -> Option<Secret> {
-        let secrets = Arc::clone(self.looked().secrets.value());
-        // Not under the lock: a command may take long.
-        if let Some(command) = self.secret_command(key) {
-            return self.0.commands.secret(&variable_for(key), &command, &self.0.environment);
+    /// Documented settings whose value makes no sense: their readers take the default.
+    fn report_values(&self, health: &mut Health) {
+        let config = self.current();
+        let own = self.paths().config_file();
+        for known in keys::KNOWN_KEYS.iter().filter(|known| !known.secret && known.key != secrets::STORE_KEY)
+        {
+            let Some(entry) = config.get(known.key).filter(|entry| !known.form.fits(&entry.value)) else {
+                continue;
+            };
+            let (value, expected) = (writes::shortened(&entry.value), known.form.phrase());
+            let message = format!("{} is {value}, which is ignored: it must be {expected}", known.key);
+            let path = match entry.origin {
+                Origin::User { path } | Origin::Distribution { path } | Origin::Policy { path } => path,
+                _ => own.clone(),
+            };
+            health.warnings.push(Problem { path, message });
         }
-        Some(secrets.lookup(key, &self.0.environment)?.0)
-    }
-
-    /// The command that prints a secret, unless the environment has it.
-    fn secret_command(&self, key: &str) -> Option<Vec<String>> {
-        let name = variable_for(key);
-        if self.0.environment.get(&name).is_some() {
-            return None;
-        }
-        let setting = self.current().get(secret_commands::KEY)?.value;
-        secret_commands::commands(Some(&setting)).remove(&name)
-    }
-
-    /// What may be told about the secret `key`.
-    pub fn secret_status(&self, key: &str) -> SecretStatus {
-        let secrets = Arc::clone(self.looked().secrets.value());
-        self.status_of(key, &secrets)
-    }
-
-    /// Runs no command to tell: one that is there counts as set until it failed.
-    fn status_of(&self, key: &str, secrets: &SecretsFile) -> SecretStatus {
-        let Some(command) = self.secret_command(key) else {
-            return secrets.status(key, &self.0.environment);
-        };
-        let known = self.0.commands.kept(&variable_for(key), &command);
-        SecretStatus {
-            key: key.to_owned(),
-            set: !matches!(known, Some(None)),
-            last_four: known.flatten().and_then(|secret| secret.last_four()),
-            origin: Some(SecretOrigin::Command { program: command.first().cloned().unwrap_or_default() }),
-        }
-    }
-
-    /// The status of all documented secrets, those in the file and those in `also`, by name.
-    pub fn secret_statuses(&self, also: &[&str]) -> Vec<SecretStatus> {
-        let secrets = Arc::clone(self.looked().secrets.value());
-        let mut names: BTreeSet<&str> = also.iter().copied().collect();
-        names.extend(KNOWN_KEYS.iter().filter(|known| known.secret).map(|known| known.key));
-        names.extend(secrets.names());
-        let setting = self.current().get(secret_commands::KEY).map(|entry| entry.value);
-        let commands = secret_commands::commands(setting.as_ref());
-        names.extend(commands.keys().map(String::as_str));
-        names.into_iter().map(|name| self.status_of(name, &secrets)).collect()
-    }
-
-    /// All secret values that are known: those of the file and the variables whose names say so. For redaction.
-    pub fn secret_values(&self) -> Vec<Secret> {
-        let secrets = Arc::clone(self.looked().secrets.value());
-        let in_file = secrets.names().filter_map(|name| secrets.lookup(name, &Environment::default()));
-        let in_environment =
-            self.0.environment.iter().filter(|(name, value)| !value.is_empty() && is_secret_name(name));
-        let printed = self.0.commands.values();
-        let in_environment = in_environment.map(|(_, value)| Secret::new(value));
-        in_file.map(|(secret, _)| secret).chain(in_environment).chain(printed).collect()
     }
 
     /// The user's permission rules, the strictest first; every pattern stands here once.
@@ -276,6 +254,9 @@ impl ConfigHandle {
         let others = [state.secrets.refresh(force), state.permissions.refresh(force)];
         if layers.contains(&true) {
             state.config = self.snapshot(state);
+        }
+        if others[0] {
+            self.tell(state.secrets.value().values());
         }
         let changed = layers.contains(&true) || others.contains(&true);
         if changed {

@@ -10,14 +10,16 @@
 //! - The enforced policy stands above every layer, and a policy that is not understood stops the start.
 //! - A secret has no printable form; plain values and lists never contain one.
 //!
-//! All functions block for short file operations. The crate does not know what an extension, provider or recipe is.
+//! All functions block for short file operations; those of secrets for as long as the keyring or a command may take. The crate does not know what an extension, provider or recipe is.
 
 mod document;
 mod edit;
 pub mod environment;
 mod error;
 mod file;
+mod forms;
 mod handle;
+mod keyring;
 pub mod keys;
 mod layers;
 mod paths;
@@ -32,7 +34,9 @@ mod watched;
 
 pub use environment::Environment;
 pub use error::ConfigError;
+pub use forms::Form;
 pub use handle::{ConfigHandle, ConfigOptions, WriteOutcome};
+pub use keyring::KeyringError;
 pub use keys::{KNOWN_KEYS, KnownKey, is_secret_name};
 pub use layers::{Config, Entry, Listed, Origin, WriteEffect};
 pub use paths::{MAX_SOCKET_PATH, Paths};

@@ -34,6 +34,8 @@ struct ExtensionRules {
     names: Option<Vec<String>>,
     commands: Option<Vec<String>>,
     uris: Option<Vec<String>>,
+    /// Packages that are fetched at the start must be named with an exact version.
+    pinned_packages: bool,
 }
 
 /// The rules of a policy file. Without a file everything is allowed.
@@ -86,6 +88,11 @@ impl Policy {
     /// Extensions and tools must run in the sandbox, whatever the user says.
     pub fn requires_sandbox(&self) -> bool {
         self.rules.require_sandbox
+    }
+
+    /// Packages that an extension fetches when it starts must have an exact version.
+    pub fn requires_pinned_packages(&self) -> bool {
+        self.rules.extensions.pinned_packages
     }
 
     /// # Errors
@@ -165,7 +172,8 @@ mod tests {
     fn lists_restrict_what_they_name() {
         let open = policy("");
         assert!(open.check_provider("any").is_ok() && open.check_extension("x", Some("y"), None).is_ok());
-        assert!(!open.requires_sandbox());
+        assert!(!open.requires_sandbox() && !open.requires_pinned_packages());
+        assert!(policy("extensions: {pinned_packages: true}").requires_pinned_packages());
 
         let strict = policy(
             "providers: [openai]\nmodels: ['gpt-4*', o3]\nrequire_sandbox: true\n\

@@ -1,13 +1,15 @@
 //! Secrets: a type that cannot be shown by accident, and the file that holds them.
 //!
 //! Order of lookup: the environment variable of the upper-cased name, then the command that is set for it (see
-//! `secret_commands`), then `secrets.yaml` in the config directory (`NAME: value`, Goose's file fallback), mode 0600. The file is protected by its mode only; it is not encrypted. The
-//! operating system's keyring, where Goose's desktop application keeps secrets, is not supported yet.
+//! `secret_commands`), then the keyring where the setting `gander.secret_store` chose it (see `keyring`), then
+//! `secrets.yaml` in the config directory (`NAME: value`, Goose's file fallback), mode 0600. The file is protected by its
+//! mode only; it is not encrypted.
 //! Values are wiped from memory when the last [`Secret`] is dropped; buffers of the YAML parser are not.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use indexmap::IndexMap;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -34,12 +36,59 @@ impl Secret {
         self.0.expose_secret()
     }
 
+    /// The value and what it looks like where programs write it down: in a URL, as a JSON string, within base64 (at each
+    /// of its three alignments, without the characters at the ends that depend on what stands beside it). For redaction.
+    pub fn forms(&self) -> Vec<Secret> {
+        let value = self.expose();
+        let mut forms = vec![value.to_owned()];
+        let mut add = |form: String| {
+            if !forms.contains(&form) {
+                forms.push(form);
+            }
+        };
+        add(percent_encoded(value));
+        let quoted = Value::String(value.to_owned()).to_string();
+        add(quoted[1..quoted.len() - 1].to_owned());
+        if value.len() >= LAST_FOUR_FROM {
+            for before in 0..3 {
+                let form = inner_base64(value.as_bytes(), before);
+                add(form.replace('+', "-").replace('/', "_"));
+                add(form);
+            }
+        }
+        forms.into_iter().map(Secret::new).collect()
+    }
+
     /// The last four characters, when the secret is long enough that they tell nothing.
     pub fn last_four(&self) -> Option<String> {
         let value = self.expose();
         let count = value.chars().count();
         (count >= LAST_FOUR_FROM).then(|| value.chars().skip(count - 4).collect())
     }
+}
+
+fn percent_encoded(text: &str) -> String {
+    use std::fmt::Write as _;
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+        encoded
+    })
+}
+
+/// The base64 of `bytes` after so many others, as far as these alone decide it.
+fn inner_base64(bytes: &[u8], before: usize) -> String {
+    let mut all = vec![0; before];
+    all.extend(bytes);
+    let encoded = STANDARD_NO_PAD.encode(&all);
+    // A character holds six bits.
+    let start = (before * 8).div_ceil(6);
+    let end = all.len() * 8 / 6;
+    encoded[start..end].to_owned()
 }
 
 impl fmt::Debug for Secret {
@@ -60,6 +109,11 @@ pub enum SecretOrigin {
     Command {
         /// Its program.
         program: String,
+    },
+    /// The operating system's keyring.
+    Keyring {
+        /// The service of its entry: `gander`, or `goose` where Goose stored it.
+        entry: String,
     },
     /// The secrets file.
     File {
@@ -106,6 +160,11 @@ impl SecretsFile {
         self.values.keys().map(String::as_str)
     }
 
+    /// All values.
+    pub(crate) fn values(&self) -> Vec<Secret> {
+        self.values.values().cloned().collect()
+    }
+
     /// The secret `key` and where it stands. An empty text counts as not set.
     pub(crate) fn lookup(&self, key: &str, environment: &Environment) -> Option<(Secret, SecretOrigin)> {
         let variable = variable_for(key);
@@ -144,6 +203,27 @@ mod tests {
         ] {
             assert_eq!(Secret::new(value).last_four().as_deref(), last, "{value}");
         }
+    }
+
+    #[test]
+    fn a_secret_is_known_however_it_is_written_down() {
+        use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+        let secret = Secret::new("pass/word+\"0123~ä");
+        let forms: Vec<String> = secret.forms().iter().map(|form| form.expose().to_owned()).collect();
+        let found = |text: &str| forms.iter().any(|form| text.contains(form.as_str()));
+        for before in ["", "u:", "user:", "a", "aa", "aaa"] {
+            for after in ["", "\n", "12", "123"] {
+                let text = format!("{before}{}{after}", secret.expose());
+                for encoded in [STANDARD.encode(&text), URL_SAFE_NO_PAD.encode(&text)] {
+                    assert!(found(&encoded), "{before} {after}");
+                }
+                assert!(found(&text));
+                assert!(found(&serde_json::json!({ "a": text }).to_string()));
+            }
+        }
+        assert!(found("?key=pass%2Fword%2B%220123~%C3%A4&x"));
+        assert!(!found(&STANDARD.encode("something else, of some length")));
+        assert_eq!(Secret::new("short").forms().len(), 1);
     }
 
     #[test]

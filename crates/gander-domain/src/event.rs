@@ -67,14 +67,14 @@ pub enum Payload {
     ToolProgress(ToolProgress),
     ToolNotification { item_id: ItemId, method: String, params_json: String },
     InteractionRequested { interaction: Box<Interaction> },
-    InteractionResolved(Resolution),
+    InteractionResolved(Box<Resolution>),
     ExtensionAdded { extension: ExtensionSummary },
     ExtensionRemoved { key: String },
     ExtensionStateChanged(ExtensionStateChange),
     ListChanged(ListChange),
     ResourceUpdated { extension_name: String, uri: String },
     ExtensionNotification { extension_name: String, level: String, logger: String, data_json: String },
-    UsageReported(UsageReport),
+    UsageReported(Box<UsageReport>),
     StatusNoted { level: NoticeLevel, code: String, text: String },
 }
 

@@ -3,14 +3,14 @@
 //! Configurations may hold secrets in their maps; the log therefore carries summaries with a hash, never a
 //! configuration.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{ErrorDetail, Timestamp, tool::ToolDefinition};
 
 /// How to start and treat an extension (Goose's `ExtensionConfig`, with gander's optional fields).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ExtensionConfig {
     /// Display and lookup name.
     pub name: String,
@@ -39,7 +39,7 @@ pub struct ExtensionConfig {
     pub unknown_json: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum ExtensionTransport {
     Builtin,
     Platform,
@@ -68,6 +68,65 @@ pub enum ExtensionTransport {
     Unknown {
         kind: String,
     },
+}
+
+/// Names of variables or headers without their values.
+struct Names<'a>(&'a BTreeMap<String, String>);
+
+impl fmt::Debug for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl fmt::Debug for ExtensionConfig {
+    /// Without values that may be secret: this ends up in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExtensionConfig")
+            .field("name", &self.name)
+            .field("transport", &self.transport)
+            .field("description", &self.description)
+            .field("display_name", &self.display_name)
+            .field("bundled", &self.bundled)
+            .field("timeout_ms", &self.timeout_ms)
+            .field("tool_allowlist", &self.tool_allowlist)
+            .field("env", &Names(&self.env))
+            .field("env_keys", &self.env_keys)
+            .field("exec_prefix", &self.exec_prefix)
+            .field("protocol", &self.protocol)
+            .field("sampling", &self.sampling)
+            .field("sandbox", &self.sandbox)
+            .field("pin_definitions", &self.pin_definitions)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ExtensionTransport {
+    /// Without the values of headers and what may be secret in an address.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bare = |uri: &str| uri.split(['?', '#']).next().unwrap_or_default().to_owned();
+        let mut shown = f.debug_struct(self.kind());
+        match self {
+            Self::Builtin | Self::Platform | Self::Unknown { .. } => {}
+            Self::Stdio { command, args } => {
+                shown.field("command", command).field("args", args);
+            }
+            Self::StreamableHttp { uri, headers, unix_socket } => {
+                shown.field("uri", &bare(uri)).field("headers", &Names(headers));
+                shown.field("unix_socket", unix_socket);
+            }
+            Self::InlinePython { code, dependencies } => {
+                shown.field("code_bytes", &code.len()).field("dependencies", dependencies);
+            }
+            Self::Client { tools, instructions } => {
+                shown.field("tools", tools).field("instructions", instructions);
+            }
+            Self::Sse { uri } => {
+                shown.field("uri", &bare(uri));
+            }
+        }
+        shown.finish()
+    }
 }
 
 impl ExtensionTransport {
@@ -217,6 +276,18 @@ pub struct ExtensionStatus {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn debug_text_of_a_transport_names_headers_without_values() {
+        let transport = super::ExtensionTransport::StreamableHttp {
+            uri: "https://h.example/mcp?key=hidden".to_owned(),
+            headers: [("Authorization".to_owned(), "hidden".to_owned())].into(),
+            unix_socket: None,
+        };
+        let shown = format!("{transport:?}");
+        assert!(shown.contains("Authorization") && shown.contains("https://h.example/mcp"), "{shown}");
+        assert!(!shown.contains("hidden"), "{shown}");
+    }
+
     #[test]
     fn keys_follow_goose() {
         for (name, key) in

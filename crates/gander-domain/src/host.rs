@@ -34,8 +34,19 @@ pub enum HostCallKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostCallOutcome {
     Tool(ToolResult),
-    FsRead { text: String },
+    FsRead {
+        text: String,
+    },
     FsWritten,
-    Terminal { output: String, truncated: bool, exit_code: Option<i32>, signal: Option<String> },
-    Failed { message: String },
+    Terminal {
+        output: String,
+        truncated: bool,
+        exit_code: Option<i32>,
+        signal: Option<String>,
+    },
+    /// `refused`: nothing of the work was begun, so somebody else may do it.
+    Failed {
+        message: String,
+        refused: bool,
+    },
 }

@@ -1,4 +1,5 @@
-//! A model call whose answer is one short text: summaries, titles, judgements. It has no tools and leaves no items.
+//! A model call whose answer is one short text: summaries, titles, judgements, what MCP servers ask. It has no tools and
+//! leaves no items.
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use gander_domain::{
     item::{ItemState, Origin, UserMessage, Visibility},
     usage::Cost,
 };
-use gander_model::{ModelError, ModelErrorClass, ModelEvent, ModelRequest};
+use gander_model::{ModelError, ModelErrorClass, ModelEvent, ModelProvider, ModelRequest, ModelStop};
 
 use crate::{
     models::ResolvedModel,
@@ -19,9 +20,12 @@ use crate::{
 const MAX_ANSWER: usize = 256 * 1024;
 
 /// What the model said, and what it cost.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Completion {
     pub text: String,
+    pub stop: ModelStop,
+    /// The model that answered, where the provider says so.
+    pub model_id: Option<String>,
     pub usage: Usage,
     pub cost: Option<Cost>,
 }
@@ -44,16 +48,26 @@ pub(crate) async fn complete(
         max_output_tokens,
         extra_params_json: selection.extra_params_json.clone(),
     };
-    let mut done = Completion::default();
-    let mut stream = model.provider.stream(request);
+    collect(&*model.provider, request).await
+}
+
+/// Collects the text of a reply. Dropping the future ends the call.
+pub(crate) async fn collect(
+    provider: &dyn ModelProvider,
+    request: ModelRequest,
+) -> Result<Completion, ModelError> {
+    let (mut text, mut used, mut paid) = (String::new(), Usage::default(), None);
+    let mut stream = provider.stream(request);
     while let Some(event) = stream.next().await {
         match event? {
-            ModelEvent::TextDelta(text) if done.text.len() < MAX_ANSWER => done.text.push_str(&text),
+            ModelEvent::TextDelta(more) if text.len() < MAX_ANSWER => text.push_str(&more),
             ModelEvent::Usage { usage, cost } => {
-                done.usage = usage;
-                done.cost = cost.or(done.cost.take());
+                used = usage;
+                paid = cost.or(paid);
             }
-            ModelEvent::Finished { .. } => return Ok(done),
+            ModelEvent::Finished { stop, model_id, .. } => {
+                return Ok(Completion { text, stop, model_id, usage: used, cost: paid });
+            }
             _ => {}
         }
     }

@@ -13,7 +13,10 @@ use std::{
 
 use gander_config::{Config, ConfigError, ConfigHandle};
 use gander_domain::{ErrorDetail, ErrorReason, session::ModelSelection};
-use gander_model::{LocalServer, ModelProvider, ProviderInfo, ProviderRegistry, Settings, Tape};
+use gander_model::{
+    LocalServer, ModelProvider, ProviderInfo, ProviderRegistry, ProviderSetupError, Settings, SignInMethod,
+    Tape,
+};
 
 use crate::{
     configuration::config_error,
@@ -133,6 +136,18 @@ impl ConfigModels {
         Ok(Some((selection(provider_id, model_id), reason)))
     }
 
+    /// A key that is missing may be in a store that cannot be read.
+    fn setup_error(&self, error: &ProviderSetupError) -> ErrorDetail {
+        let detail = setup_error(error);
+        let missing = matches!(error, ProviderSetupError::MissingKey { .. });
+        let Some(trouble) = missing.then(|| self.config.secret_trouble()).flatten() else { return detail };
+        let message = format!("{}: {trouble}", detail.message);
+        let metadata = detail.metadata.clone();
+        let mut detail = ErrorDetail::new(ErrorReason::SecretStoreUnavailable, message);
+        detail.metadata = metadata;
+        detail
+    }
+
     /// The choice where nothing is configured.
     fn found(&self, config: &Config) -> Result<Option<(ModelSelection, String)>, ErrorDetail> {
         if config.get_bool(AUTO_KEY).map_err(|e| config_error(&e))? == Some(false) {
@@ -147,7 +162,12 @@ impl ConfigModels {
         let mut keyed = registry.with_key(&self.settings());
         keyed.retain(|(provider_id, _)| allowed(provider_id));
         match keyed.as_slice() {
-            [] => {}
+            // Keys that cannot be read may be there: neither a guess nor the demo stands in for them.
+            [] => {
+                if let Some(trouble) = self.config.secret_trouble() {
+                    return Err(config_error(&trouble));
+                }
+            }
             [(provider_id, key)] => {
                 let reason = format!("found: {key} is set and no other provider's key is");
                 return Ok(Some((selection(provider_id.clone(), model_id()?), reason)));
@@ -267,6 +287,9 @@ impl Models for ConfigModels {
     }
 
     fn may_wait(&self, wanted: Option<&ModelSelection>) -> bool {
+        if self.config.secrets_may_wait() {
+            return true;
+        }
         let chosen = wanted.is_some_and(|wanted| !wanted.provider_id.is_empty())
             || self.tape.as_ref().is_some_and(|tape| tape.selection().is_some());
         if chosen {
@@ -312,7 +335,7 @@ impl Models for ConfigModels {
             return Ok(provider);
         }
         let created = registry.create(provider_id, &self.settings());
-        let mut provider = created.map_err(|e| setup_error(&e))?;
+        let mut provider = created.map_err(|e| self.setup_error(&e))?;
         if let Some(tape) = &self.tape {
             provider = Tape::recorder(tape, provider);
         }
@@ -339,6 +362,10 @@ impl Models for ConfigModels {
 
     fn check_definition(&self, text: &str) -> Result<String, String> {
         self.registry().0.check_file(text)
+    }
+
+    fn sign_in(&self, provider_id: &str) -> Option<(SignInMethod, String)> {
+        self.registry().0.sign_in(provider_id, &self.settings())
     }
 
     fn reload(&self) {

@@ -17,15 +17,17 @@ pub fn config_error(error: &ConfigError) -> ErrorDetail {
         }
         ConfigError::ReadOnly { .. } => ErrorReason::ConfigReadOnly,
         ConfigError::NotAllowed { .. } => ErrorReason::PolicyDenied,
-        ConfigError::InvalidKey { .. } | ConfigError::SecretKey { .. } | ConfigError::WrongType { .. } => {
-            ErrorReason::InvalidField
-        }
+        ConfigError::InvalidKey { .. }
+        | ConfigError::InvalidValue { .. }
+        | ConfigError::SecretKey { .. }
+        | ConfigError::WrongType { .. } => ErrorReason::InvalidField,
         _ => ErrorReason::SecretStoreUnavailable,
     };
     let detail = ErrorDetail::new(reason, error.to_string());
     match error {
         ConfigError::ReadOnly { key, .. }
         | ConfigError::InvalidKey { key, .. }
+        | ConfigError::InvalidValue { key, .. }
         | ConfigError::SecretKey { key }
         | ConfigError::WrongType { key, .. } => detail.with("key", key),
         _ => detail,
@@ -86,6 +88,7 @@ impl Services {
         };
         let current = self.config.current();
         let policy = current.policy();
+        check_packages(policy, config)?;
         let prefix = config.exec_prefix.first().map_or(Ok(()), |program| policy.check_command(program));
         prefix
             .and_then(|()| policy.check_extension(&config.name, command, uri))
@@ -103,6 +106,20 @@ impl Engine {
     pub fn configured_extensions_with_problems(&self) -> (Vec<Entry>, Vec<String>) {
         self.services().configured_extensions_with_problems()
     }
+}
+
+/// What an extension fetches when it starts must be a certain version where the policy says so.
+fn check_packages(policy: &gander_config::Policy, config: &ExtensionConfig) -> Result<(), ErrorDetail> {
+    if !policy.requires_pinned_packages() {
+        return Ok(());
+    }
+    let Some(package) = gander_formats::extension::unpinned_package(config) else { return Ok(()) };
+    let text = format!(
+        "extension {}: the policy wants packages with an exact version, and {package} has none; write for example \
+         NAME@1.2.3 (npx) or NAME==1.2.3 (uvx)",
+        config.name
+    );
+    Err(ErrorDetail::new(ErrorReason::PolicyDenied, text).with("package", package))
 }
 
 fn default_extension() -> Entry {
@@ -124,4 +141,36 @@ fn default_extension() -> Entry {
         unknown_json: None,
     };
     Entry { key: "developer".to_owned(), enabled: true, config }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_may_refuse_packages_of_no_certain_version() {
+        let root = tempfile::tempdir().unwrap();
+        let policy = |text: &str| {
+            let file = root.path().join("policy.yaml");
+            std::fs::write(&file, text).unwrap();
+            let environment = gander_config::Environment::default();
+            let paths = gander_config::Paths::resolve(Some(root.path()), &environment).unwrap();
+            let mut options = gander_config::ConfigOptions::new(paths, environment);
+            options.policy_file = Some(file);
+            gander_config::ConfigHandle::open(options).unwrap()
+        };
+        let npx = |package: &str| {
+            let entry =
+                serde_json::json!({"type": "stdio", "name": "hub", "cmd": "npx", "args": ["-y", package]});
+            gander_formats::extension::from_value(&entry).unwrap()
+        };
+        let strict = policy("extensions: {pinned_packages: true}\n").current();
+        assert!(check_packages(strict.policy(), &npx("server@1.2.3")).is_ok());
+        let error = check_packages(strict.policy(), &npx("server")).unwrap_err();
+        assert_eq!(error.reason, ErrorReason::PolicyDenied);
+        for part in ["extension hub", "server has none", "NAME@1.2.3"] {
+            assert!(error.message.contains(part), "{error}");
+        }
+        assert!(check_packages(policy("").current().policy(), &npx("server")).is_ok());
+    }
 }

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 /// Events kept in memory per feed.
 const RING_EVENTS: usize = 512;
 /// Events kept while no turn runs: enough for watchers that are a moment behind.
-const IDLE_EVENTS: usize = 16;
+const IDLE_EVENTS: usize = 4;
 
 /// What watchers are woken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +97,13 @@ impl Feed {
         self.state.subscribe()
     }
 
+    /// Whether `after` is a place in the log behind which memory holds everything.
+    pub(crate) fn holds(&self, after: Sequence) -> bool {
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some(first), Some(last)) = (ring.front(), ring.back()) else { return false };
+        (first.sequence - 1..=last.sequence).contains(&after)
+    }
+
     /// The events directly behind `after`, if the ring still has the first of them. `None`: ask the store.
     pub(crate) fn read(&self, after: Sequence, max_events: usize) -> Option<Vec<Arc<Event>>> {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,7 +143,9 @@ mod tests {
         assert_eq!(seqs(600 - 512), Some(vec![89, 90, 91]));
         assert_eq!(seqs(599), Some(vec![600]));
         assert_eq!(seqs(600), Some(vec![]));
+        let holds: Vec<_> = [600 - 513, 600 - 512, 600, 601].map(|after| feed.holds(after)).into();
+        assert_eq!(holds, [false, true, true, false]);
         feed.clear_ring();
-        assert_eq!(seqs(599), None);
+        assert_eq!((seqs(599), feed.holds(599)), (None, false));
     }
 }

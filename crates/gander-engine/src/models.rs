@@ -64,6 +64,11 @@ pub trait Models: Send + Sync + 'static {
         gander_model::ProviderFile::parse(text).map(|file| file.key_name())
     }
 
+    /// Where to sign in at a provider, and the name of the secret that this gives.
+    fn sign_in(&self, _provider_id: &str) -> Option<(gander_model::SignInMethod, String)> {
+        None
+    }
+
     /// The definitions of the user changed.
     fn reload(&self) {}
 

@@ -170,7 +170,6 @@ impl Services {
         self.engine.get()?.upgrade()
     }
 
-    /// Tells those who listen. That nobody does is no error.
     /// The model for a turn. What may have to wait for a server does so beside the async tasks.
     pub(crate) async fn resolve_model(
         &self,
@@ -185,6 +184,7 @@ impl Services {
         found.unwrap_or_else(|e| Err(ErrorDetail::internal(format!("the search for a model failed: {e}"))))
     }
 
+    /// Tells those who listen. That nobody does is no error.
     pub(crate) fn announce(&self, change: Change) {
         let _ = self.changes.send(change);
     }

@@ -12,6 +12,8 @@ const MAX_TOOL_OUTPUT: usize = 200_000;
 const MAX_REPEATS: usize = 3;
 /// From how many equal calls on somebody is asked.
 const REPEATS_KEY: &str = "gander.max_tool_repetitions";
+/// Whether commands run in terminals of an attached editor.
+const TERMINALS_KEY: &str = "gander.editor_terminals";
 /// Asks the model about calls whose tools do not say that they only read.
 const JUDGE_KEY: &str = "gander.permission_judge";
 
@@ -57,6 +59,12 @@ impl Services {
     /// Whether the model is asked in mode smart_approve if a call only reads.
     pub(crate) fn permission_judge(&self) -> bool {
         self.flag(JUDGE_KEY)
+    }
+
+    /// Whether an attached host may run commands. The host itself knows when not to offer it.
+    pub(crate) fn editor_terminals(&self) -> bool {
+        let configured = self.config.current().get_string(TERMINALS_KEY).ok().flatten();
+        configured.is_none_or(|value| value.trim() != "never")
     }
 
     /// Whether the model names sessions.

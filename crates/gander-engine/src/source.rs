@@ -91,6 +91,17 @@ pub(crate) fn civil_date(days: i64) -> (i64, u32, u32) {
 mod tests {
     use super::*;
 
+    /// Who knows one session's id must not be able to say the next one's.
+    #[test]
+    fn session_ids_are_random_text_that_does_not_repeat() {
+        let ids: std::collections::HashSet<String> = (0..10_000).map(|_| SystemSource.short()).collect();
+        assert_eq!(ids.len(), 10_000);
+        for place in 0..10 {
+            let letters: std::collections::HashSet<u8> = ids.iter().map(|id| id.as_bytes()[place]).collect();
+            assert_eq!(letters.len(), 32, "every letter at place {place}");
+        }
+    }
+
     #[test]
     fn dates() {
         for (days, date) in

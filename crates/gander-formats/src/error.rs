@@ -31,6 +31,16 @@ impl FormatError {
         Self::extension(field, format!("found {}, expected {expected}; {remedy}", json_type(found)))
     }
 
+    /// One error for several of one document; none: something is wrong that nobody named.
+    pub fn together(errors: Vec<Self>) -> ErrorDetail {
+        let Some(first) = errors.first() else { return ErrorDetail::internal("an error without a problem") };
+        let told: Vec<String> = errors.iter().map(Self::to_string).collect();
+        let mut detail = ErrorDetail::new(first.reason, told.join("; ")).with("field", &first.field);
+        let violation = |error: Self| FieldViolation { field: error.field, description: error.message };
+        detail.violations = errors.into_iter().map(violation).collect();
+        detail
+    }
+
     /// The same error of a value that lies below `parent`.
     pub(crate) fn below(mut self, parent: &str) -> Self {
         self.field = format!("{parent}.{}", self.field);

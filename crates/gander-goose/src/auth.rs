@@ -28,7 +28,23 @@ pub(crate) async fn require_secret(State(app): State<App>, request: Request, nex
     if known { next.run(request).await } else { StatusCode::UNAUTHORIZED.into_response() }
 }
 
-/// Whether this is the secret. Constant time but for the length.
+/// Whether this is the secret. Constant time but for the length. An empty secret is none: it opens nothing.
 pub(crate) fn is_secret(app: &App, candidate: &[u8]) -> bool {
-    app.options().secret.expose_secret().as_bytes().ct_eq(candidate).into()
+    let secret = app.options().secret.expose_secret().as_bytes();
+    !secret.is_empty() && bool::from(secret.ct_eq(candidate))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Options, testing::Daemon};
+
+    #[tokio::test]
+    async fn no_secret_opens_nothing() {
+        let client = Daemon::new().client().await;
+        let open = App::new(client.clone(), Options::new("".into()));
+        assert!(!is_secret(&open, b"") && !is_secret(&open, b"x"));
+        let closed = App::new(client, Options::new("right".into()));
+        assert!(is_secret(&closed, b"right") && !is_secret(&closed, b"") && !is_secret(&closed, b"wrong"));
+    }
 }

@@ -12,9 +12,8 @@ mod auth;
 mod chat;
 mod cors;
 mod error;
-mod extension;
 mod extract;
-mod import;
+mod follow;
 mod openapi;
 mod routes;
 mod session;
@@ -24,7 +23,6 @@ mod testing;
 mod turns;
 
 pub use app::{App, Options};
-pub use import::document as session_document;
 
 /// What the client of an [`App`] must give as its protocol: events tell by it who cancelled a turn or said something.
 pub const PROTOCOL: &str = "rest";

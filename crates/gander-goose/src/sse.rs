@@ -1,6 +1,6 @@
 //! Server-sent events as Goose frames them: `data: <JSON>` and an empty line, with nothing else unless an id is asked for.
 
-use std::{convert::Infallible, io};
+use std::io;
 
 use axum::{
     body::Body,
@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _};
+use futures::Stream;
 use serde::Serialize;
 
 use crate::chat::translate::MessageEvent;
@@ -66,9 +66,5 @@ pub(crate) fn response(frames: impl Stream<Item = io::Result<Bytes>> + Send + 's
 /// A stream that says why there is nothing to follow, and ends.
 pub(crate) fn refusal(error: impl Into<String>) -> Response {
     let event = MessageEvent::Error { error: error.into() };
-    let frames = futures::stream::iter([Ok::<_, Infallible>(frame(&event))]);
-    response(frames.map(|frame| match frame {
-        Ok(frame) => Ok(frame),
-        Err(never) => match never {},
-    }))
+    response(futures::stream::iter([Ok(frame(&event))]))
 }

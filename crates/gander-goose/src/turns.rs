@@ -1,47 +1,29 @@
-//! One turn as a stream: how a request becomes a turn exactly once, and what the end of the stream means.
+//! How a request becomes a turn exactly once.
 //!
 //! Goose's client sends an identical request again after a lost connection and never after a person's stop. So the turn
-//! id is made from the request's bytes, and what the daemon knows of that turn tells which of the two it was. Closing
-//! the stream cancels the turn; the end of this program, or a lost daemon, does not.
+//! id is made from the request's bytes, and what the daemon knows of that turn tells which of the two it was.
 
-use std::io;
-
-use async_stream::stream;
-use bytes::Bytes;
-use futures::{Stream, StreamExt as _};
+use futures::StreamExt as _;
 use gander_client::{Client, ClientError, WatchOptions};
-use gander_formats::session::Message;
+use gander_formats::{goose_session::items, session::Message};
 use gander_proto::v1::{
-    Actor, CancelTurnRequest, ErrorReason, GetSessionRequest, GetTurnRequest, ReplaceHistoryRequest, Session,
-    SessionEvent, StartTurnRequest, StreamCloseReason, Turn, TurnInput, TurnState, WhenBusy,
-    session_event::Payload,
+    Actor, ErrorReason, GetSessionRequest, GetTurnRequest, ReplaceHistoryRequest, Session, StartTurnRequest,
+    Turn, TurnInput, TurnState, WhenBusy,
 };
 use sha2::{Digest as _, Sha256};
-use tokio::time::{Duration, MissedTickBehavior, timeout};
+use tokio::time::{Duration, timeout};
 use uuid::Uuid;
 
 use crate::{
-    App,
-    chat::{
-        input,
-        pump::{STEP, pump},
-        snapshot::{Snapshot, last_message_id},
-        translate::{MessageEvent, Scope, Shown, TokenState, translate},
-    },
+    chat::snapshot::last_message_id,
     error::{ApiError, is_unknown_session, sentence},
-    sse::{self, comment, frame},
 };
 
-/// How long after its end a turn that failed is what an identical request asks about, in seconds; later it asks to try
-/// again.
+/// How long after a turn's end an identical request is about this turn, in seconds. Goose's client comes back after 30
+/// seconds at the latest; later somebody says the same once more and means it.
 const SAME_REQUEST: i64 = 120;
-/// How long an identical request is never taken for a new message, in seconds. Windows give each message an id of its
-/// own, so the same bytes come from a connection that was lost, perhaps for as long as a machine slept.
-const SAME_MESSAGE: i64 = 24 * 60 * 60;
 /// Turns that one request can stand for: each time it comes again after a cancel, one more.
 const MAX_CHAIN: u32 = 256;
-/// How long a cancel may take to reach the daemon.
-const CANCEL_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a turn that is being cancelled is waited for; the daemon ends it within a second.
 const SETTLE: Duration = Duration::from_secs(5);
 /// Attempts of a start whose answer was lost.
@@ -148,24 +130,19 @@ enum Again {
     Attach,
     /// It stopped before its end, and its input is in the history: go on there.
     Continue,
-    /// Nothing of it is in the history, or that was long ago.
+    /// It is over for so long that this is a new message, or nothing of it is in the history.
     Fresh,
 }
 
 fn again(turn: &Turn, now: i64) -> Again {
-    let age = turn.end_time.as_ref().map_or(0, |end| now.saturating_sub(end.seconds));
-    let ended = turn.end_time.is_some();
-    if ended && turn.start_time.is_none() {
+    if let Some(end) = &turn.end_time
+        && (turn.start_time.is_none() || now.saturating_sub(end.seconds) > SAME_REQUEST)
+    {
         return Again::Fresh;
     }
     match turn.state() {
-        TurnState::Completed if age > SAME_MESSAGE => Again::Fresh,
-        TurnState::Completed => Again::Attach,
         // Its stream was lost, by which it was cancelled.
         TurnState::Cancelled | TurnState::Cancelling if is_own(turn.cancelled_by.as_ref()) => Again::Continue,
-        TurnState::Failed | TurnState::Cancelled | TurnState::Interrupted if age > SAME_REQUEST => {
-            Again::Continue
-        }
         _ => Again::Attach,
     }
 }
@@ -267,7 +244,7 @@ pub(crate) async fn fresh_input(
     if is_last(client, session_id, message).await? {
         return Ok(None);
     }
-    let input = input::turn_input(message).map_err(Refusal::Told)?;
+    let input = items::turn_input(message).map_err(Refusal::Told)?;
     if input.parts.is_empty() {
         return Err(Refusal::Told("The message is empty; send text or a picture.".to_owned()));
     }
@@ -283,7 +260,7 @@ pub(crate) async fn replace_history(
 ) -> Result<(), ClientError> {
     let request = ReplaceHistoryRequest {
         session_id: session_id.to_owned(),
-        items: input::items(messages, false),
+        items: items::history(messages, false),
         idempotency_key: format!("history-{turn_id}"),
     };
     client.sessions().replace_history(request).await?;
@@ -312,263 +289,6 @@ pub(crate) async fn start_turn(
             }
         }
     }
-}
-
-/// Cancels a turn when it is dropped before the turn's end.
-pub(crate) struct CancelOnClose {
-    app: App,
-    session_id: String,
-    turn_id: String,
-    armed: bool,
-}
-
-impl CancelOnClose {
-    pub(crate) fn new(app: &App, session_id: &str, turn_id: &str) -> Self {
-        Self { app: app.clone(), session_id: session_id.to_owned(), turn_id: turn_id.to_owned(), armed: true }
-    }
-
-    /// The turn is over, or nobody's wish ends this stream.
-    pub(crate) fn disarm(&mut self) {
-        self.armed = false;
-    }
-}
-
-impl Drop for CancelOnClose {
-    fn drop(&mut self) {
-        if !self.armed || self.app.shutdown().is_cancelled() {
-            return;
-        }
-        let app = self.app.clone();
-        let request = CancelTurnRequest {
-            session_id: std::mem::take(&mut self.session_id),
-            turn_id: std::mem::take(&mut self.turn_id),
-            allow_missing: true,
-            ..Default::default()
-        };
-        self.app.spawn(async move {
-            let session_id = request.session_id.clone();
-            match timeout(CANCEL_DEADLINE, app.client().turns().cancel_turn(request)).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(status)) => {
-                    let error = ClientError::from(status);
-                    tracing::warn!(%session_id, %error, "a turn whose stream was closed could not be cancelled");
-                }
-                Err(_) => tracing::warn!(%session_id, "a turn whose stream was closed was not cancelled in time"),
-            }
-        });
-    }
-}
-
-fn cut(why: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, why.to_owned())
-}
-
-/// The stream of a turn: pings, what happens, and `Finish`.
-pub(crate) fn follow(
-    app: App,
-    session: Session,
-    followed: Followed,
-) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    let guard = CancelOnClose::new(&app, &session.session_id, &followed.turn_id);
-    stream! {
-        let mut guard = guard;
-        let client = app.client().clone();
-        let session_id = session.session_id.clone();
-        let mut shown = Shown::new(Scope::Turn(followed.turn_id.clone()), TokenState::of(&session));
-        yield Ok(frame(&MessageEvent::Ping));
-        let mut after = followed.after;
-        if followed.attach {
-            match Snapshot::read(&client, &session_id).await {
-                Ok(snapshot) => {
-                    after = after.max(snapshot.through);
-                    yield Ok(frame(&shown.update(&snapshot)));
-                    if snapshot.has_ended(&followed.turn_id) {
-                        guard.disarm();
-                        yield Ok(frame(&shown.finish()));
-                        return;
-                    }
-                }
-                Err(error) => {
-                    guard.disarm();
-                    yield failed(&error);
-                    return;
-                }
-            }
-        }
-        let options = WatchOptions {
-            after: Some(after),
-            exclude_deltas: false,
-            until_turn_ends: followed.turn_id.clone(),
-        };
-        let mut events = client.watch(session_id.clone(), options).ready_chunks(STEP);
-        let mut ping = tokio::time::interval(app.options().ping_every);
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ping.reset();
-        loop {
-            tokio::select! {
-                biased;
-                () = app.shutdown().cancelled() => {
-                    guard.disarm();
-                    yield Err(cut("the server shuts down"));
-                    return;
-                }
-                chunk = events.next() => {
-                    let step = step(&client, &session_id, chunk.unwrap_or_default(), &mut shown).await;
-                    let ended = step.ended.is_some();
-                    if ended {
-                        guard.disarm();
-                    }
-                    if !step.frames.is_empty() {
-                        yield Ok(step.frames.into());
-                    }
-                    match step.ended {
-                        Some(End::Failed(error)) => yield failed(&error),
-                        Some(End::Deleted) => {
-                            let error = "The session was deleted.".to_owned();
-                            yield Ok(frame(&MessageEvent::Error { error }));
-                        }
-                        Some(End::Finished) | None => {}
-                    }
-                    if ended {
-                        return;
-                    }
-                }
-                _ = ping.tick() => yield Ok(frame(&MessageEvent::Ping)),
-            }
-        }
-    }
-}
-
-/// What some events come to.
-struct Step {
-    frames: Vec<u8>,
-    ended: Option<End>,
-}
-
-/// Why there is nothing more.
-enum End {
-    /// The turn, or the watch of it, ended.
-    Finished,
-    Deleted,
-    Failed(ClientError),
-}
-
-/// Translates what a watch of one turn gave. Nothing at all is its end.
-async fn step(
-    client: &Client,
-    session_id: &str,
-    chunk: Vec<Result<SessionEvent, ClientError>>,
-    shown: &mut Shown,
-) -> Step {
-    let mut ended = if chunk.is_empty() { Some(End::Finished) } else { None };
-    let mut events = Vec::with_capacity(chunk.len());
-    for event in chunk {
-        match event {
-            Ok(event) if is_deletion(&event) => ended = Some(End::Deleted),
-            Ok(event) => {
-                if shown.is_end(&event) {
-                    ended = Some(End::Finished);
-                }
-                events.push(event);
-            }
-            Err(error) => ended = Some(End::Failed(error)),
-        }
-    }
-    let (sent, error) = pump(client, session_id, events, shown).await;
-    let mut frames = Vec::new();
-    for sent in sent {
-        sse::write(&mut frames, None, &sent.event);
-    }
-    Step { frames, ended: error.map(End::Failed).or(ended) }
-}
-
-/// What a failed call of a stream is: told when it stays so, a cut connection when coming back helps.
-fn failed(error: &ClientError) -> io::Result<Bytes> {
-    if error.is_temporary() {
-        return Err(cut("the daemon was lost"));
-    }
-    Ok(frame(&MessageEvent::Error { error: sentence(error) }))
-}
-
-/// Whether an event says that the session is gone.
-pub(crate) fn is_deletion(event: &SessionEvent) -> bool {
-    matches!(&event.payload, Some(Payload::StreamClosing(closing))
-        if closing.reason() == StreamCloseReason::SessionDeleted)
-}
-
-/// The stream of an answer to a question: pings until the turn ends. It shows nothing, since the turn's own stream
-/// does; but it is the one that the window closes to stop the turn.
-pub(crate) fn hold(
-    app: App,
-    session: Session,
-    first: Option<MessageEvent>,
-) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    let turn_id = session.active_turn_id.clone();
-    let guard = (!turn_id.is_empty()).then(|| CancelOnClose::new(&app, &session.session_id, &turn_id));
-    stream! {
-        let mut guard = guard;
-        let mut shown = Shown::new(Scope::Turn(turn_id.clone()), TokenState::of(&session));
-        yield Ok(frame(&MessageEvent::Ping));
-        if let Some(first) = first {
-            yield Ok(frame(&first));
-        }
-        if turn_id.is_empty() {
-            yield Ok(frame(&shown.finish()));
-            return;
-        }
-        let options = WatchOptions {
-            after: Some(session.last_sequence),
-            exclude_deltas: true,
-            until_turn_ends: turn_id.clone(),
-        };
-        let mut events = app.client().watch(session.session_id.clone(), options);
-        let mut ping = tokio::time::interval(app.options().ping_every);
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ping.reset();
-        let mut disarm = || if let Some(guard) = &mut guard { guard.disarm() };
-        loop {
-            tokio::select! {
-                biased;
-                () = app.shutdown().cancelled() => {
-                    disarm();
-                    yield Err(cut("the server shuts down"));
-                    return;
-                }
-                event = events.next() => match event {
-                    Some(Ok(event)) => {
-                        if matches!(event.payload, Some(Payload::UsageReported(_))) {
-                            translate(&event, &mut shown);
-                        }
-                        if shown.is_end(&event) || is_deletion(&event) {
-                            disarm();
-                            yield Ok(frame(&shown.finish()));
-                            return;
-                        }
-                    }
-                    Some(Err(error)) => {
-                        disarm();
-                        yield failed(&error);
-                        return;
-                    }
-                    None => {
-                        disarm();
-                        return;
-                    }
-                },
-                _ = ping.tick() => yield Ok(frame(&MessageEvent::Ping)),
-            }
-        }
-    }
-}
-
-/// A comment that keeps a stream of the later generation alive.
-pub(crate) fn heartbeat(number: u64) -> Bytes {
-    comment(&format!("ping {number}"))
-}
-
-/// The first of them, with the place from which to go on.
-pub(crate) fn first_heartbeat(sequence: i64) -> Bytes {
-    sse::comment_with_id(sequence, "ping 0")
 }
 
 #[cfg(test)]

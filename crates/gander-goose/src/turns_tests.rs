@@ -31,26 +31,25 @@ fn a_repeated_request_is_a_cut_and_not_a_stop() {
     use TurnState as S;
     let rest = crate::PROTOCOL;
     let now = 1_000_000;
-    let (soon, late, long_ago) = (now - 50, now - 200, now - 100_000);
-    for (turn, wanted) in [
-        (ended(S::Running, 0, ""), Again::Attach),
-        (ended(S::Queued, 0, ""), Again::Attach),
-        (ended(S::AwaitingInput, 0, ""), Again::Attach),
-        (ended(S::Completed, soon, ""), Again::Attach),
-        (ended(S::Completed, late, ""), Again::Attach),
-        (ended(S::Completed, long_ago, ""), Again::Fresh),
-        (ended(S::Failed, soon, ""), Again::Attach),
-        (ended(S::Failed, late, ""), Again::Continue),
-        (ended(S::Interrupted, soon, ""), Again::Attach),
-        (ended(S::Interrupted, late, ""), Again::Continue),
-        (ended(S::Cancelled, soon, rest), Again::Continue),
-        (ended(S::Cancelled, late, rest), Again::Continue),
-        (ended(S::Cancelling, 0, rest), Again::Continue),
-        (ended(S::Cancelled, soon, "acp"), Again::Attach),
-        (ended(S::Cancelled, late, "acp"), Again::Continue),
-        (Turn { start_time: None, ..ended(S::Cancelled, soon, rest) }, Again::Fresh),
-        (Turn { start_time: None, ..ended(S::Interrupted, soon, "") }, Again::Fresh),
+    for state in [S::Queued, S::Running, S::AwaitingInput] {
+        assert_eq!(again(&ended(state, 0, ""), now), Again::Attach, "{state:?}");
+    }
+    assert_eq!(again(&ended(S::Cancelling, 0, rest), now), Again::Continue);
+    assert_eq!(again(&ended(S::Cancelling, 0, "acp"), now), Again::Attach);
+    for (state, by, soon) in [
+        (S::Completed, "", Again::Attach),
+        (S::Failed, "", Again::Attach),
+        (S::Interrupted, "", Again::Attach),
+        (S::Cancelled, "acp", Again::Attach),
+        (S::Cancelled, rest, Again::Continue),
     ] {
-        assert_eq!(again(&turn, now), wanted, "{turn:?}");
+        for (age, wanted) in [(-5, soon), (0, soon), (120, soon), (121, Again::Fresh), (86_400, Again::Fresh)]
+        {
+            assert_eq!(again(&ended(state, now - age, by), now), wanted, "{state:?} {age} s ago, by {by:?}");
+        }
+    }
+    for state in [S::Cancelled, S::Interrupted] {
+        let never_started = Turn { start_time: None, ..ended(state, now - 1, rest) };
+        assert_eq!(again(&never_started, now), Again::Fresh, "nothing of it is in the history");
     }
 }

@@ -2,8 +2,9 @@
 //! on plain JSON lines so that it can break the protocol.
 //!
 //! Arguments choose how it starts: `hang` (never answers), `die` (exits at once), `version` (an unknown protocol
-//! version), `circle` (pages without end), `banner` (text on stdout), `crash-once FILE` (exits after `initialize`
-//! unless FILE exists, and creates it).
+//! version), `circle` (the same page for ever), `endless` (new pages for ever), `many` (100,000 tools), `vast` (a list
+//! of 20 MiB), `banner` (text on stdout), `usage` (text on stdout and nothing else), `bom` (a byte order mark, and lines
+//! that end as on Windows), `crash-once FILE` (exits after `initialize` unless FILE exists, and creates it).
 
 use std::{
     io::{self, BufRead as _, Write as _},
@@ -13,8 +14,9 @@ use std::{
 use serde_json::{Value, json};
 
 fn send(message: &Value) -> io::Result<()> {
+    let windows = std::env::args().nth(1).is_some_and(|mode| mode == "bom");
     let mut out = io::stdout().lock();
-    writeln!(out, "{message}")?;
+    write!(out, "{message}{}", if windows { "\r\n" } else { "\n" })?;
     out.flush()
 }
 
@@ -42,6 +44,12 @@ fn tools() -> Value {
         "deaf",
         "confused",
         "notices",
+        "parts",
+        "deep",
+        "noise",
+        "odd",
+        "lone",
+        "ansi",
     ];
     let tool = |name: &&str| json!({"name": name, "description": *name, "inputSchema": {"type": "object"}});
     Value::Array(names.iter().map(tool).collect())
@@ -58,6 +66,14 @@ fn main() -> ExitCode {
         Some("die") => {
             let _ = writeln!(io::stderr(), "cannot start: secret is hunter22");
             return ExitCode::from(7);
+        }
+        Some("usage") => {
+            let _ = writeln!(io::stdout(), "usage: server [options], key hunter22");
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            return ExitCode::SUCCESS;
+        }
+        Some("bom") => {
+            let _ = write!(io::stdout(), "\u{FEFF}");
         }
         Some("banner") => {
             let _ = writeln!(io::stdout(), "Welcome!\n{{not json}}\n[1, 2\n");
@@ -93,8 +109,19 @@ fn serve(mode: &[String]) -> io::Result<ExitCode> {
             }
             "tools/list" => {
                 let mut page = json!({"tools": tools()});
-                if mode.first().is_some_and(|mode| mode == "circle") {
-                    page["nextCursor"] = json!("again");
+                let tool = |name: String| json!({"name": name, "inputSchema": {"type": "object"}});
+                match mode.first().map(String::as_str) {
+                    Some("circle") => page["nextCursor"] = json!("again"),
+                    Some("endless") => {
+                        let number =
+                            request["params"]["cursor"].as_str().unwrap_or("0").parse().unwrap_or(0_u64);
+                        page = json!({"tools": [tool(format!("t{number}"))], "nextCursor": (number + 1).to_string()});
+                    }
+                    Some("many") => {
+                        page["tools"] = (0..100_000).map(|number| tool(format!("t{number}"))).collect();
+                    }
+                    Some("vast") => page["tools"][0]["description"] = json!("x".repeat(20 * 1024 * 1024)),
+                    _ => {}
                 }
                 result(id, &page)?;
             }
@@ -185,6 +212,41 @@ fn call(id: &Value, params: &Value) -> io::Result<Option<ExitCode>> {
             }
             send(&json!({"jsonrpc": "2.0", "id": id.to_string(), "result": content("right")}))?;
             send(&json!({"jsonrpc": "2.0", "id": id, "result": content("again")}))?;
+        }
+        // Many small parts, deep nesting, lines that are no messages, unusual characters.
+        "parts" => {
+            let parts = vec![json!({"type": "text", "text": ""}); 50_000];
+            result(id, &json!({"content": parts}))?;
+        }
+        "deep" => {
+            let (open, close) = ("[".repeat(5000), "]".repeat(5000));
+            let mut out = io::stdout().lock();
+            writeln!(
+                out,
+                "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"content\":[],\"structuredContent\":{open}{close}}}}}"
+            )?;
+            out.flush()?;
+        }
+        "noise" => {
+            let line = "not a message ".repeat(10);
+            for _ in 0..100_000 {
+                writeln!(io::stdout(), "{line}")?;
+            }
+            text(id, "done")?;
+        }
+        "odd" => text(id, "a\u{2028}b\u{0}c\r\nd\u{1F600}\u{202E}e\u{FEFF}")?,
+        // Half of a character, as Python writes names of files that are not UTF-8.
+        "lone" => {
+            let mut out = io::stdout().lock();
+            let content = r#"{"content":[{"type":"text","text":"\udc80"}]}"#;
+            writeln!(out, "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{content}}}")?;
+            out.flush()?;
+        }
+        "ansi" => {
+            let message = "\u{1b}[2J\u{1b}]0;owned\u{7}gone";
+            send(&json!({"jsonrpc": "2.0", "method": "notifications/message",
+                "params": {"level": "error", "data": message}}))?;
+            send(&json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32000, "message": message}}))?;
         }
         // A flood: log messages, resource updates, progress of this call and of no call.
         "notices" => {

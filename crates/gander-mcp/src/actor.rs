@@ -98,12 +98,16 @@ impl Actor {
         let server = Arc::clone(&self.server);
         let listed_before = !server.tools().is_empty();
         server.live().troubles.clear();
-        let diff = server.take_tools(&std::mem::take(&mut running.tools));
+        let tools = std::mem::take(&mut running.tools);
+        let diff = server.take_tools(&tools.entries);
+        if let Some(cause) = tools.cut {
+            server.live().troubles.insert("tools", (cause, None));
+        }
         server.live().info = Some(Arc::clone(&running.connection.info));
         if !server.unpark(&running.connection) {
             server.live().connection = Some(Arc::clone(&running.connection));
             server.access().connected();
-            server.enter(ExtensionState::Ready, "", None, None);
+            server.enter_running();
         }
         server.settle();
         if listed_before && !diff.is_empty() {
@@ -129,7 +133,8 @@ impl Actor {
                 Next::Again(Some(reply))
             }
             Over::Refused(refusal) => {
-                running.close(&format!("extension {} is not authorized", server.key())).await;
+                let (_, _, error) = oauth::refused(&server, &refusal);
+                running.close(&error.message).await;
                 self.refused(&refusal, None).await
             }
             Over::Ended(end) => {

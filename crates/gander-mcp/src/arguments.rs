@@ -1,6 +1,8 @@
 //! Values against JSON Schemas: arguments of a call against the tool's input schema, with readable messages and the
 //! conversions of strings that models get wrong; results and forms against theirs. Pure.
 
+mod cost;
+
 use std::sync::OnceLock;
 
 use jsonschema::{
@@ -35,6 +37,10 @@ impl ArgumentSchema {
                     tracing::warn!("a schema is too large to be compiled; nothing is checked against it");
                     return None;
                 }
+                if !cost::is_flat_enough(&self.schema) {
+                    tracing::warn!("a schema nests too deeply to be compiled; nothing is checked against it");
+                    return None;
+                }
                 // Linear-time patterns, and references are never fetched.
                 let options = jsonschema::options().with_pattern_options(PatternOptions::regex()).offline();
                 match options.build(&self.schema) {
@@ -48,12 +54,22 @@ impl ArgumentSchema {
             .as_ref()
     }
 
+    /// [`Self::validator`], if it is done with `value` soon.
+    fn validator_for(&self, value: &Value) -> Option<&Validator> {
+        let validator = self.validator()?;
+        if !cost::is_affordable(&self.schema, value) {
+            tracing::warn!("a value is not checked: by its schema that would take too long");
+            return None;
+        }
+        Some(validator)
+    }
+
     /// Checks `value` without changing it. An unusable schema checks nothing.
     ///
     /// # Errors
     /// A text that names each place and problem; `root` stands for the value itself.
     pub(crate) fn check(&self, root: &str, value: &Value) -> Result<(), String> {
-        match self.validator() {
+        match self.validator_for(value) {
             Some(validator) if !validator.is_valid(value) => Err(problems(validator, root, value)),
             _ => Ok(()),
         }
@@ -64,8 +80,9 @@ impl ArgumentSchema {
     /// # Errors
     /// A text for the model that names each place and problem.
     pub(crate) fn prepare(&self, arguments_json: &str) -> Result<Map<String, Value>, String> {
-        let mut value = parse(arguments_json)?;
-        let Some(validator) = self.validator() else { return Ok(value) };
+        let value = Value::Object(parse(arguments_json)?);
+        let Some(validator) = self.validator_for(&value) else { return Ok(into_object(value)) };
+        let mut value = into_object(value);
         for _ in 0..MAX_ROUNDS {
             let mut instance = Value::Object(value);
             if validator.is_valid(&instance) {
@@ -282,6 +299,31 @@ mod tests {
         let before = std::time::Instant::now();
         assert!(schema.prepare(&evil).is_err());
         assert!(before.elapsed() < std::time::Duration::from_secs(5), "{:?}", before.elapsed());
+    }
+
+    #[test]
+    fn a_hostile_schema_takes_neither_time_nor_stack() {
+        let double = |level: u32| json!({"anyOf": [{"$ref": format!("#/$defs/{level}")}, {"$ref": format!("#/$defs/{level}")}]});
+        let mut defs: Map<String, Value> =
+            (0..60).map(|level| (level.to_string(), double(level + 1))).collect();
+        defs.insert("60".to_owned(), json!(false));
+        let branching = json!({"type": "object", "allOf": [{"$ref": "#/$defs/0"}], "$defs": defs});
+        let link = |level: u32| (level.to_string(), json!({"$ref": format!("#/$defs/{}", level + 1)}));
+        let mut defs: Map<String, Value> = (0..9000).map(link).collect();
+        defs.insert("9000".to_owned(), json!(false));
+        let chained = json!({"$ref": "#/$defs/0", "$defs": defs});
+        // What is just allowed fits into a thread's stack.
+        let mut defs: Map<String, Value> = (0..90).map(link).collect();
+        defs.insert("90".to_owned(), json!(true));
+        let long = json!({"$ref": "#/$defs/0", "$defs": defs});
+        let checking = std::thread::Builder::new().stack_size(2 * 1024 * 1024).spawn(move || {
+            let before = std::time::Instant::now();
+            for schema in [branching, chained, json!({"$ref": "#"}), long] {
+                assert_eq!(ArgumentSchema::new(schema).prepare("{\"a\":1}").unwrap().len(), 1);
+            }
+            assert!(before.elapsed() < std::time::Duration::from_secs(10), "{:?}", before.elapsed());
+        });
+        checking.unwrap().join().unwrap();
     }
 
     #[test]

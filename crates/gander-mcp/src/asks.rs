@@ -190,6 +190,12 @@ impl Asks {
         if schema_json.len() > MAX_FORM {
             return Err(invalid(format!("the form exceeds {MAX_FORM} bytes")));
         }
+        if let Some(field) = secret_field(schema) {
+            return Err(invalid(format!(
+                "the form asks for a secret ({field}), which MCP forbids: ask for it on a page (mode \"url\"), or let \
+                 the user configure it"
+            )));
+        }
         let kind = ElicitKind::Form { schema_json };
         let request = ElicitRequest { extension_name: self.key.clone(), message, kind };
         match self.client.elicit(request).await {
@@ -259,6 +265,36 @@ impl Asks {
         };
         json!({"roots": self.client.roots().into_iter().map(root).collect::<Vec<_>>()})
     }
+}
+
+/// The first field of a form that is there to be given a secret. Answers are kept with the session, in the open.
+fn secret_field(schema: &Value) -> Option<&String> {
+    const SECRETS: [&str; 14] = [
+        "password",
+        "passwd",
+        "passphrase",
+        "secret",
+        "apikey",
+        "apitoken",
+        "accesstoken",
+        "authtoken",
+        "bearertoken",
+        "clientsecret",
+        "secretkey",
+        "privatekey",
+        "accesskey",
+        "credentials",
+    ];
+    let properties = schema.get("properties").and_then(Value::as_object)?;
+    let secret = |(name, property): &(&String, &Value)| {
+        let plain: String =
+            name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+        let text = matches!(property.get("type").and_then(Value::as_str), None | Some("string"));
+        property.get("format").and_then(Value::as_str) == Some("password")
+            || property.get("writeOnly").and_then(Value::as_bool) == Some(true)
+            || (text && SECRETS.iter().any(|secret| plain.ends_with(secret)))
+    };
+    properties.iter().find(secret).map(|(name, _)| name)
 }
 
 fn sample_message(message: &Value) -> SampleMessage {
@@ -384,5 +420,27 @@ mod tests {
         let error = content(Some(r#"{"age": "old"}"#)).unwrap_err();
         assert!(error.contains("age: \"old\""), "{error}");
         assert!(content(Some("[1]")).unwrap_err().contains("JSON object"));
+    }
+
+    #[test]
+    fn forms_must_not_ask_for_secrets() {
+        let form = |name: &str, property: Value| json!({"type": "object", "properties": {name: property}});
+        for (name, property) in [
+            ("password", json!({"type": "string"})),
+            ("API-Key", json!({"type": "string"})),
+            ("github_access_token", json!({})),
+            ("pin", json!({"type": "string", "format": "password"})),
+            ("x", json!({"type": "string", "writeOnly": true})),
+        ] {
+            assert_eq!(secret_field(&form(name, property)).map(String::as_str), Some(name));
+        }
+        for (name, property) in [
+            ("name", json!({"type": "string"})),
+            ("token_count", json!({"type": "integer"})),
+            ("use_password", json!({"type": "boolean"})),
+            ("secretary", json!({"type": "string"})),
+        ] {
+            assert_eq!(secret_field(&form(name, property)), None, "{name}");
+        }
     }
 }

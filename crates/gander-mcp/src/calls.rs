@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gander_domain::{
-    ErrorDetail, ErrorReason, Part,
+    ErrorDetail, ErrorReason, ItemId, Part,
     event::OutputStream,
     item::{ToolOutcome, ToolResult},
 };
@@ -16,8 +16,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     catalog::Tool,
     connection::{Failure, RequestOptions},
-    content, rounds,
+    content,
+    host::TraceContext,
+    rounds,
     server::Server,
+    stderr::clean,
     wire::WireFailure,
 };
 
@@ -37,7 +40,12 @@ pub struct CallRequest {
     pub timeout: Option<Duration>,
     /// `_meta` of the request, JSON object text. A progress token in it is replaced.
     pub meta_json: Option<String>,
+    /// The tool call that this is in the log, if it is there already. Builtins in this process learn of it.
+    pub item_id: Option<ItemId>,
 }
+
+/// The field of `_meta` by which a builtin in this process knows the tool call that it works on.
+pub const ITEM_META_KEY: &str = "gander/itemId";
 
 /// What a server reports while a call runs.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,6 +77,10 @@ pub enum CallProgress {
 
 /// How long the result waits for a reader of reports that does not read.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Builtins bound their own work, a command by what its caller allows it (a day at most): they need no other deadline,
+/// and one that is shorter would cut what was allowed.
+const BUILTIN_TIMEOUT: Duration = Duration::from_secs(25 * 3600);
 
 pub(crate) fn failed(outcome: ToolOutcome, reason: ErrorReason, text: impl Into<String>) -> ToolResult {
     ToolResult::failed(outcome, ErrorDetail::new(reason, text))
@@ -117,10 +129,15 @@ pub(crate) async fn call(
         Ok(arguments) => arguments,
         Err(text) => return invalid_arguments(&request.name, &text),
     };
-    let meta = match parse_meta(request.meta_json.as_deref()) {
+    let mut meta = match parse_meta(request.meta_json.as_deref()) {
         Ok(meta) => meta,
         Err(text) => return failed(ToolOutcome::ProtocolError, ErrorReason::InvalidField, text),
     };
+    if server.is_in_process() {
+        name_item(&mut meta, request.item_id.as_ref());
+    }
+    let default_timeout = if server.is_builtin() { BUILTIN_TIMEOUT } else { default_timeout };
+    let meta = traced(meta, server.host().options.trace_context.as_ref());
     let timeout = request.timeout.or(server.call_timeout()).unwrap_or(default_timeout);
     let deadline = Instant::now() + timeout;
     let connection = tokio::select! {
@@ -180,12 +197,33 @@ fn invalid_arguments(name: &str, text: &str) -> ToolResult {
     ToolResult::failed(ToolOutcome::InvalidArguments, error)
 }
 
+/// Only the caller's own word about the item counts, not what came from outside with `_meta`.
+fn name_item(meta: &mut Option<RequestMetaObject>, item_id: Option<&ItemId>) {
+    if let Some(meta) = meta {
+        meta.0.0.remove(ITEM_META_KEY);
+    }
+    if let Some(item_id) = item_id {
+        let name = serde_json::Value::from(item_id.as_str());
+        meta.get_or_insert_default().0.0.insert(ITEM_META_KEY.to_owned(), name);
+    }
+}
+
 pub(crate) fn parse_meta(meta_json: Option<&str>) -> Result<Option<RequestMetaObject>, String> {
     let Some(text) = meta_json.filter(|text| !text.trim().is_empty()) else { return Ok(None) };
     match serde_json::from_str::<JsonObject>(text) {
         Ok(object) => Ok(Some(RequestMetaObject::from(object))),
         Err(error) => Err(format!("meta_json must be a JSON object: {error}")),
     }
+}
+
+/// Adds where the call belongs in a trace, unless its caller said so.
+fn traced(meta: Option<RequestMetaObject>, context: Option<&TraceContext>) -> Option<RequestMetaObject> {
+    const FIELD: &str = "traceparent";
+    let known = meta.as_ref().is_some_and(|meta| meta.0.contains_key(FIELD));
+    let Some(parent) = context.filter(|_| !known).and_then(|context| context()) else { return meta };
+    let mut object = meta.map(|meta| meta.0).unwrap_or_default();
+    object.insert(FIELD.to_owned(), parent.into());
+    Some(RequestMetaObject::from(object))
 }
 
 /// The outcome of a request that was not answered with a result.
@@ -235,7 +273,8 @@ pub(crate) fn error_of(key: &str, what: &str, failure: Failure) -> ErrorDetail {
                 reason,
                 format!(
                     "extension {key}, {what}: the server says: {} (code {})",
-                    error.message, error.code.0
+                    clean(&error.message, &[]),
+                    error.code.0
                 ),
             )
             .with("mcpCode", error.code.0);

@@ -336,6 +336,31 @@ mod tests {
         }
     }
 
+    /// All short keys and names of the characters that matter: no pair can pass for another one.
+    #[test]
+    fn no_two_pairs_of_key_and_tool_share_a_public_name() {
+        let words = |letters: &[&str], longest: usize| {
+            let mut all = vec![String::new()];
+            let mut last = all.clone();
+            for _ in 0..longest {
+                last = last.iter().flat_map(|word| letters.iter().map(move |l| format!("{word}{l}"))).collect();
+                all.extend(last.clone());
+            }
+            all
+        };
+        let mut seen = std::collections::HashMap::new();
+        for key in words(&["a", "_", "-"], 5).iter().filter(|key| !key.is_empty()) {
+            for tool in words(&["a", "_", "."], 4) {
+                let name = public_name(key, &tool);
+                assert!(name.len() <= MAX_NAME);
+                if let Some(other) = seen.insert(name.clone(), (key.clone(), tool.clone())) {
+                    panic!("{name} is {other:?} and {:?}", (key, tool));
+                }
+            }
+        }
+        assert!(seen.len() > 40_000);
+    }
+
     #[test]
     fn a_tool_keeps_what_the_server_said() {
         let tool = from_mcp(

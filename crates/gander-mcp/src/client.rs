@@ -42,6 +42,19 @@ pub enum ElicitAnswer {
     Cancel,
 }
 
+/// A command for a terminal of an attached program.
+#[derive(Debug)]
+pub struct HostCommand {
+    /// The tool call that the command is; the program shows the terminal there.
+    pub item_id: gander_domain::ItemId,
+    /// A [`TerminalRun`](gander_domain::host::HostCallKind::TerminalRun).
+    pub run: gander_domain::host::HostCallKind,
+    /// After it the program ends the command and says what it wrote.
+    pub timeout: std::time::Duration,
+    /// Gets the output while the command runs. What does not fit in is left out.
+    pub progress: tokio::sync::mpsc::Sender<crate::CallProgress>,
+}
+
 /// A server asks for a model call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SampleRequest {
@@ -179,6 +192,17 @@ pub trait SessionClient: Send + Sync + 'static {
     fn host_call(
         &self,
         _work: gander_domain::host::HostCallKind,
+    ) -> BoxFuture<'_, Option<Result<gander_domain::host::HostCallOutcome, ErrorDetail>>> {
+        Box::pin(std::future::ready(None))
+    }
+
+    /// A command that an attached program may run in a terminal of its own; `None` when none is attached that can, or
+    /// none shall. Dropping the future ends the command.
+    ///
+    /// An error with the reason `CAPABILITY_MISSING` or `OVERLOADED`: nothing was begun.
+    fn host_command(
+        &self,
+        _command: HostCommand,
     ) -> BoxFuture<'_, Option<Result<gander_domain::host::HostCallOutcome, ErrorDetail>>> {
         Box::pin(std::future::ready(None))
     }

@@ -152,12 +152,16 @@ fn validate_transport(config: &ExtensionConfig, key: &str, builtins: &[String]) 
             }
             Ok(())
         }
-        ExtensionTransport::StreamableHttp { uri, unix_socket, .. } => {
+        ExtensionTransport::StreamableHttp { uri, unix_socket, headers } => {
             if unix_socket.as_deref().is_some_and(|path| matches!(path, "" | "@") || path.contains('\0')) {
                 return Err(invalid(
                     config,
                     "the socket must be the path of a unix socket, or @NAME for an abstract one",
                 ));
+            }
+            if let Some(name) = headers.keys().find(|name| is_reserved_header(name)) {
+                let text = format!("the header {name} belongs to the protocol; remove it from the headers");
+                return Err(invalid(config, text));
             }
             let known = ["http://", "https://"].iter().any(|scheme| uri.starts_with(scheme));
             if known { Ok(()) } else { Err(invalid(config, "the uri must begin with http:// or https://")) }
@@ -195,6 +199,24 @@ fn validate_transport(config: &ExtensionConfig, key: &str, builtins: &[String]) 
             ),
         )),
     }
+}
+
+/// Headers that say how a message is to be read and to which connection it belongs.
+fn is_reserved_header(name: &str) -> bool {
+    let name = name.trim().to_ascii_lowercase();
+    let own = [
+        "accept",
+        "connection",
+        "content-length",
+        "content-type",
+        "last-event-id",
+        "mcp-method",
+        "mcp-name",
+        "mcp-protocol-version",
+        "mcp-session-id",
+        "transfer-encoding",
+    ];
+    own.contains(&name.as_str()) || name.starts_with("mcp-param-")
 }
 
 /// The programs that an extension starts must be allowed, and must not be a way around that. `prefix` is what goes in

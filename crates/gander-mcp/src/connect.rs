@@ -10,7 +10,6 @@ use rmcp::{
     service::{ClientInitializeError, ClientLifecycleMode, ClientServiceExt as _, RunningService},
     transport::Transport,
 };
-use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};
 
@@ -18,14 +17,15 @@ use crate::{
     asks::{Asks, Handler},
     config,
     connection::{Connection, Failure},
+    explain,
     host::Era,
     http::Target,
     launch::{self, Launch},
-    lists::{self, List},
+    lists::{self, List, Listed},
     sandbox::sandbox_of,
     server::{Server, StartMode},
     stderr,
-    wire::{BuiltinLink, Recorder, Replay, StdioLink, Wire, WireShared},
+    wire::{BuiltinLink, Recorder, Replay, StdioLink, Wire, WireFailure, WireShared},
 };
 
 /// Revisions with a handshake that this host speaks.
@@ -59,6 +59,16 @@ pub(crate) struct StartError {
 }
 
 impl StartError {
+    /// Programs that are no MCP servers say so where messages are expected.
+    fn with_noise(mut self, server: &Server, noise: Option<&str>) -> Self {
+        if let Some(line) = noise {
+            let line = stderr::clean(line, server.sensitive());
+            self.error.message.push_str("; it wrote to its standard output what is no MCP message: ");
+            self.error.message.push_str(&line);
+        }
+        self
+    }
+
     fn wants_auth(mut self) -> Self {
         self.needs_auth = true;
         self.error.reason = ErrorReason::ExtensionNeedsAuth;
@@ -110,8 +120,8 @@ pub(crate) struct Running {
     service: RunningService<RoleClient, Handler>,
     process: Option<Process>,
     pub(crate) connection: Arc<Connection>,
-    /// Entries of the first `tools/list`.
-    pub(crate) tools: Vec<Value>,
+    /// The first `tools/list`.
+    pub(crate) tools: Listed,
 }
 
 impl Running {
@@ -163,15 +173,16 @@ pub(crate) async fn connect(server: &Server) -> Result<Running, StartError> {
 /// The wire's share of one connection.
 fn shared(server: &Server) -> Result<Arc<WireShared>, StartError> {
     let probe = (server.start_mode() == StartMode::Probe).then_some(PROBE_PATIENCE);
+    // What runs in this process needs neither: it is always there.
     let recorder = match &server.host().options.record {
-        None => None,
-        Some(directory) => {
+        Some(directory) if !server.is_in_process() => {
             let recorder = Recorder::create(directory, server.key(), server.sensitive());
             let recorder = recorder.map_err(|error| {
                 failed(server, &format!("it cannot be recorded in {}: {error}", directory.display()), None)
             })?;
             Some(recorder)
         }
+        _ => None,
     };
     let faults = server.host().options.faults.clone();
     Ok(WireShared::with(server.key(), Arc::clone(server.outbox()), probe, recorder, faults))
@@ -180,7 +191,7 @@ fn shared(server: &Server) -> Result<Arc<WireShared>, StartError> {
 async fn connect_once(server: &Server) -> Result<Running, StartError> {
     let shared = shared(server)?;
     let limit = server.host().options.connect_timeout;
-    if let Some(directory) = &server.host().options.replay {
+    if let Some(directory) = server.host().options.replay.as_ref().filter(|_| !server.is_in_process()) {
         let number = server.host().next_replay(server.key());
         let replay = Replay::open(directory, server.key(), number, server.sensitive());
         let replay = replay.map_err(|error| failed(server, &error.to_string(), None))?;
@@ -210,7 +221,8 @@ async fn connect_once(server: &Server) -> Result<Running, StartError> {
                 let wire = Wire::new(target.unix(socket), Arc::clone(&shared));
                 Box::pin(within(server, limit, establish(server, wire, shared, limit))).await
             } else {
-                let transport = target.tcp(server).map_err(|text| failed(server, &text, None))?;
+                let transport =
+                    target.tcp(server, Arc::clone(&shared)).map_err(|text| failed(server, &text, None))?;
                 let wire = Wire::new(transport, Arc::clone(&shared));
                 Box::pin(within(server, limit, establish(server, wire, shared, limit))).await
             };
@@ -274,6 +286,8 @@ async fn connect_process(
     let stderr = tokio::spawn(stderr::collect(errors, Arc::clone(server.stderr())));
     let mut process = Process { child, stderr, _script: script };
     let wire = Wire::new(StdioLink::new(stdout, stdin, Arc::clone(&shared)), Arc::clone(&shared));
+    let noise = Arc::clone(&shared);
+    let noise = |error: StartError| error.with_noise(server, noise.first_noise());
     match timeout(limit, establish(server, wire, shared, limit)).await {
         Ok(Ok(mut running)) => {
             running.process = Some(process);
@@ -288,11 +302,11 @@ async fn connect_process(
                     None
                 }
             };
-            Err(error.into_start_error(server, end))
+            Err(noise(error.into_start_error(server, end)))
         }
         Err(_) => {
             process.kill().await;
-            Err(timed_out(server, limit, None))
+            Err(noise(timed_out(server, limit, None)))
         }
     }
 }
@@ -349,7 +363,7 @@ impl HandshakeError {
                         format!("it refused the handshake: {} (code {})", error.message, error.code.0)
                     }
                     ClientInitializeError::TransportError { error, .. } => {
-                        format!("it cannot be reached: {}", chain(error.error.as_ref()))
+                        explain::transport(error.error.as_ref())
                     }
                     // Others would print whole messages of the server.
                     ClientInitializeError::ExpectedInitResult(_) => {
@@ -367,9 +381,20 @@ impl HandshakeError {
             ),
             Self::Tools(failure) => match failure {
                 Failure::TimedOut(_) => "its tools could not be listed in time".to_owned(),
-                Failure::Gone(text) => format!("its tools could not be listed: {text}"),
+                Failure::Gone(text) | Failure::Asked(text) => {
+                    format!("its tools could not be listed: {text}")
+                }
                 Failure::Rpc(error) => format!("its tools could not be listed: {}", error.message),
-                other => format!("its tools could not be listed: {other:?}"),
+                Failure::Wire(WireFailure::TooLarge(limit)) => {
+                    format!("its list of tools exceeds the limit of {} MiB", limit / (1024 * 1024))
+                }
+                Failure::Wire(WireFailure::Batch) => {
+                    "it answers with JSON-RPC batches, which MCP has abolished; update it".to_owned()
+                }
+                Failure::Wire(WireFailure::Unreadable(text)) => {
+                    format!("its list of tools cannot be read: {text}")
+                }
+                Failure::Cancelled => "listing its tools was cancelled".to_owned(),
             },
         };
         let start_error = failed(server, &text, end);
@@ -377,26 +402,17 @@ impl HandshakeError {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
-
 fn failed(server: &Server, text: &str, end: Option<End>) -> StartError {
     start_error(server, ErrorReason::ExtensionStartFailed, text, end)
 }
 
 fn timed_out(server: &Server, limit: Duration, end: Option<End>) -> StartError {
-    let text = format!("it was not ready within {} s", limit.as_secs_f64());
+    let how = if launch::has_process(server.config(), server.context()) {
+        "run its command by hand to see what it waits for"
+    } else {
+        "check that its uri is right and that it is not overloaded"
+    };
+    let text = format!("it did not answer the MCP handshake within {} s; {how}", limit.as_secs_f64());
     start_error(server, ErrorReason::ExtensionStartTimeout, &text, end)
 }
 
@@ -461,7 +477,7 @@ where
     }
     server.learn_era(Some(if modern { Era::Modern } else { Era::Legacy }));
     let connection = Arc::new(Connection::new(service.peer().clone(), shared, info, asks));
-    let running = Running { service, process: None, connection, tools: Vec::new() };
+    let running = Running { service, process: None, connection, tools: Listed::default() };
     let tools = {
         // The list must not outlive the connection.
         let ended = running.connection.shared.input_ended.clone();

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     asks::Asks,
     calls::CallProgress,
+    explain,
     wire::{Route, RouteGuard, RouteTag, WireFailure, WireShared},
 };
 
@@ -232,8 +233,17 @@ impl Connection {
             Ok(Err(ServiceError::McpError(error))) => {
                 Err(route.failure().map_or(Failure::Rpc(error), |failure| Failure::Wire(failure.clone())))
             }
-            Ok(Err(ServiceError::TransportSend(error))) => {
-                Err(Failure::Gone(format!("the request could not be sent: {}", error.error)))
+            Ok(Err(ServiceError::TransportSend(error))) => Err(explain::request(error.error.as_ref())),
+            // Only this answer's stream ended, not the connection.
+            Ok(Err(ServiceError::TransportClosed)) if !self.shared.input_ended.is_cancelled() => {
+                Err(route.stream_failure().map_or_else(
+                    || {
+                        let text = "the server closed the stream of its answer before the result; whether it did the \
+                                    work is not known";
+                        Failure::Gone(text.to_owned())
+                    },
+                    |failure| Failure::Wire(failure.clone()),
+                ))
             }
             Ok(Err(_)) | Err(_) => Err(self.gone().await),
         }

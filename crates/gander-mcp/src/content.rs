@@ -10,6 +10,9 @@ use gander_domain::{
 use serde_json::{Map, Value};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
+/// Parts of one result. Each costs memory and a row in a log, however short it is.
+const MAX_PARTS: usize = 10_000;
+
 /// The result of `tools/call`.
 ///
 /// # Errors
@@ -31,6 +34,12 @@ pub(crate) fn tool_result(result: Value) -> Result<ToolResult, String> {
         None if structured.is_some() => Vec::new(),
         None => return Err("the server's result has neither content nor structuredContent".to_owned()),
     };
+    if content.len() > MAX_PARTS {
+        return Err(format!(
+            "the server's result has {} parts, more than {MAX_PARTS}; ask for less at once",
+            content.len()
+        ));
+    }
     let is_error = result.get("isError").and_then(Value::as_bool).unwrap_or(false);
     Ok(ToolResult {
         outcome: if is_error { ToolOutcome::ToolError } else { ToolOutcome::Ok },

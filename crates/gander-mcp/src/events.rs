@@ -68,10 +68,14 @@ impl Outbox {
 }
 
 /// Hands events on until the receiver is gone, or `closed` and nothing is left.
-pub(crate) async fn forward(outbox: Arc<Outbox>, events: mpsc::Sender<HostEvent>, closed: CancellationToken) {
+pub(crate) async fn forward(
+    outbox: Arc<Outbox>,
+    events: mpsc::Sender<Box<HostEvent>>,
+    closed: CancellationToken,
+) {
     loop {
         while let Some(event) = outbox.pop() {
-            if events.send(event).await.is_err() {
+            if events.send(Box::new(event)).await.is_err() {
                 return;
             }
         }

@@ -48,12 +48,19 @@ pub struct HostOptions {
     pub builtin_idle: Option<Duration>,
     /// Commands that stdio extensions may start (as configured, or their file names); absent = any.
     pub allowed_commands: Option<Vec<String>>,
-    /// Directory that gets one file `KEY-<n>.jsonl` per connection with all its messages, secrets redacted.
+    /// Directory that gets one file `KEY-<n>.jsonl` per connection with all its messages, secrets redacted. Builtins of
+    /// this process are neither recorded nor replayed.
     pub record: Option<PathBuf>,
     /// Directory of such files that answer in place of the servers, which are not started then.
     pub replay: Option<PathBuf>,
     /// What goes wrong on purpose, in tests.
     pub faults: Option<FaultInjector>,
+    /// Gives the W3C `traceparent` of the work at hand, which servers get with each call so that their spans join the
+    /// trace (SEP-414); absent = none is sent but what the caller brings.
+    pub trace_context: Option<TraceContext>,
+    /// Command line in front of a socket and an extension's key that connects a program's pipes to a [`crate::Door`];
+    /// absent = programs outside cannot be given a session's extensions.
+    pub door: Option<Vec<String>>,
 }
 
 impl HostOptions {
@@ -73,9 +80,14 @@ impl HostOptions {
             record: None,
             replay: None,
             faults: None,
+            trace_context: None,
+            door: None,
         }
     }
 }
+
+/// See [`HostOptions::trace_context`]. Called on the task that makes the call.
+pub type TraceContext = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// A builtin extension, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -206,6 +218,12 @@ impl McpHost {
         })
     }
 
+    /// What connects a program's pipes to a [`crate::Door`], where there is something.
+    #[must_use]
+    pub fn door_command(&self) -> Option<&[String]> {
+        self.options.door.as_deref().filter(|line| !line.is_empty())
+    }
+
     /// The builtin extensions.
     #[must_use]
     pub fn builtins(&self) -> Vec<BuiltinInfo> {
@@ -249,7 +267,7 @@ impl McpHost {
         self: &Arc<Self>,
         context: SessionContext,
         client: Arc<dyn SessionClient>,
-        events: mpsc::Sender<HostEvent>,
+        events: mpsc::Sender<Box<HostEvent>>,
     ) -> Arc<SessionExtensions> {
         SessionExtensions::open(Arc::clone(self), context, client, events)
     }

@@ -17,7 +17,7 @@ use rmcp::transport::{
 };
 use url::{Position, Url};
 
-use crate::{config, oauth::Link, server::Server};
+use crate::{config, oauth::Link, server::Server, wire::WireShared};
 
 /// Redirects of one request.
 const MAX_REDIRECTS: usize = 10;
@@ -51,19 +51,27 @@ pub(crate) fn client() -> Result<reqwest::Client, String> {
     builder.build().map_err(|error| error.to_string())
 }
 
-/// Follows 307 and 308 within one origin. Everything else comes back as the redirect that it is.
+/// Follows 307 and 308 within one origin. Everything else is an error that says where it would have led.
 fn same_origin() -> Policy {
     Policy::custom(|attempt| {
-        let keeps =
-            matches!(attempt.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
+        let status = attempt.status();
+        let keeps = matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
         let first = attempt.previous().first();
-        if !keeps || first.is_none_or(|first| first.origin() != attempt.url().origin()) {
-            attempt.stop()
-        } else if attempt.previous().len() > MAX_REDIRECTS {
-            attempt.error("too many redirects")
-        } else {
-            attempt.follow()
+        let same = first.is_some_and(|first| first.origin() == attempt.url().origin());
+        if keeps && same {
+            if attempt.previous().len() > MAX_REDIRECTS {
+                return attempt.error("it redirects in circles");
+            }
+            return attempt.follow();
         }
+        let target = crate::explain::bare(attempt.url());
+        let why =
+            if same { "would lose the request" } else { "is another address, which gets no credentials" };
+        let text = format!(
+            "it redirects ({}) to {target}, which {why}; if that is the right server, set its uri to that address",
+            status.as_u16()
+        );
+        attempt.error(text)
     })
 }
 
@@ -125,8 +133,9 @@ impl Target {
     pub(crate) fn tcp(
         &self,
         server: &Server,
+        shared: Arc<WireShared>,
     ) -> Result<StreamableHttpClientTransport<Link<reqwest::Client>>, String> {
-        let link = Link::new(server.host().http()?, Arc::clone(server.access()));
+        let link = Link::new(server.host().http()?, Arc::clone(server.access()), shared);
         Ok(StreamableHttpClientTransport::with_client(link, self.config(self.uri.as_str())))
     }
 

@@ -25,7 +25,9 @@ mod config;
 mod connect;
 mod connection;
 mod content;
+mod door;
 mod events;
+mod explain;
 mod features;
 mod host;
 mod http;
@@ -41,15 +43,16 @@ mod stderr;
 mod upkeep;
 mod wire;
 
-pub use calls::{CallProgress, CallRequest};
+pub use calls::{CallProgress, CallRequest, ITEM_META_KEY};
 pub use client::{
-    AuthorizeAnswer, AuthorizeRequest, ElicitAnswer, ElicitKind, ElicitRequest, KnownExtension, NoClient,
-    Root, SampleMessage, SampleRequest, SampleResult, SessionClient,
+    AuthorizeAnswer, AuthorizeRequest, ElicitAnswer, ElicitKind, ElicitRequest, HostCommand, KnownExtension,
+    NoClient, Root, SampleMessage, SampleRequest, SampleResult, SessionClient,
 };
 pub use config::{config_hash, substitute};
+pub use door::{Door, DoorKeeper};
 pub use events::HostEvent;
 pub use features::{CompletionResult, CompletionTarget};
-pub use host::{BuiltinConnection, BuiltinFactory, BuiltinInfo, HostOptions, McpHost, SessionContext};
+pub use host::{BuiltinConnection, BuiltinFactory, BuiltinInfo, HostOptions, McpHost, SessionContext, TraceContext};
 pub use launch::Container;
 pub use lists::{
     PromptArgument, PromptInfo, PromptMessage, PromptResult, ResourceInfo, ResourceTemplateInfo,

@@ -174,15 +174,19 @@ fn options(deadline: Instant, timeout: Duration) -> RequestOptions {
     }
 }
 
+/// What a server lists.
+#[derive(Default)]
+pub(crate) struct Listed {
+    pub(crate) entries: Vec<Value>,
+    /// Why there may be more than these.
+    pub(crate) cut: Option<String>,
+}
+
 /// All pages of a list, empty when the server does not offer it. One deadline for all pages; a server that goes in
 /// circles or on for ever gets what it sent so far taken.
-pub(crate) async fn fetch(
-    connection: &Connection,
-    list: List,
-    timeout: Duration,
-) -> Result<Vec<Value>, Failure> {
+pub(crate) async fn fetch(connection: &Connection, list: List, timeout: Duration) -> Result<Listed, Failure> {
     if !list.is_offered(connection) {
-        return Ok(Vec::new());
+        return Ok(Listed::default());
     }
     let (method, field) = list.names();
     let deadline = Instant::now() + timeout;
@@ -199,16 +203,23 @@ pub(crate) async fn fetch(
             _ => return Err(Failure::Gone(format!("the answer to {method} has no list {field:?}"))),
         }
         let next = page.get("nextCursor").and_then(Value::as_str).map(str::to_owned);
-        let Some(next) = next else { return Ok(entries) };
-        if !seen.insert(next.clone()) || entries.len() >= MAX_ENTRIES {
-            tracing::warn!(method, "a server repeats a cursor or lists too much; the rest is left out");
+        if entries.len() > MAX_ENTRIES {
             entries.truncate(MAX_ENTRIES);
-            return Ok(entries);
+            return Ok(cut(method, entries, &format!("has more than {MAX_ENTRIES} entries")));
+        }
+        let Some(next) = next else { return Ok(Listed { entries, cut: None }) };
+        if !seen.insert(next.clone()) {
+            return Ok(cut(method, entries, "repeats a page's cursor"));
         }
         cursor = Some(next);
     }
-    tracing::warn!(method, pages = MAX_PAGES, "a server lists too many pages; the rest is left out");
-    Ok(entries)
+    Ok(cut(method, entries, &format!("does not end after {MAX_PAGES} pages")))
+}
+
+fn cut(method: &str, entries: Vec<Value>, how: &str) -> Listed {
+    tracing::warn!(method, how, "a server's list is cut");
+    let text = format!("the server's {method} {how}; its first {} entries are used", entries.len());
+    Listed { entries, cut: Some(text) }
 }
 
 fn text(entry: &Value, name: &str) -> Option<String> {

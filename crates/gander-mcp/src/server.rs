@@ -94,7 +94,7 @@ pub(crate) struct Server {
     sensitive: Vec<String>,
     stderr: Arc<StderrRing>,
     live: Mutex<Live>,
-    /// Counts changes of state.
+    /// Counts changes of state and of tools.
     changes: watch::Sender<u64>,
     commands: mpsc::Sender<Command>,
     /// A parked server is needed.
@@ -337,6 +337,15 @@ impl Server {
         self.settle();
     }
 
+    /// Ready, or degraded where something is known to be wrong already.
+    pub(crate) fn enter_running(&self) {
+        let trouble = self.live().troubles.values().next().cloned();
+        match trouble {
+            Some((cause, error)) => self.enter(ExtensionState::Degraded, &cause, error, None),
+            None => self.enter(ExtensionState::Ready, "", None, None),
+        }
+    }
+
     /// Changes the state and reports it.
     pub(crate) fn enter(
         &self,
@@ -403,9 +412,13 @@ impl Server {
     }
 
     /// Whether it is a task of this process.
-    pub(crate) fn is_in_process(&self) -> bool {
+    pub(crate) fn is_builtin(&self) -> bool {
         matches!(self.parts.config.transport, ExtensionTransport::Builtin)
-            && !launch::has_process(&self.parts.config, &self.parts.context)
+    }
+
+    /// A builtin that has no process of its own, as it has in a container.
+    pub(crate) fn is_in_process(&self) -> bool {
+        self.is_builtin() && !launch::has_process(&self.parts.config, &self.parts.context)
     }
 
     /// Something is wrong with a server that runs.
@@ -469,6 +482,8 @@ impl Server {
         if let Some(session) = self.session.upgrade() {
             session.rebuild();
         }
+        // For those who show the tools to somebody else.
+        self.changes.send_modify(|count| *count += 1);
         diff
     }
 

@@ -140,7 +140,7 @@ impl SessionExtensions {
         host: Arc<McpHost>,
         context: SessionContext,
         client: Arc<dyn SessionClient>,
-        events: mpsc::Sender<HostEvent>,
+        events: mpsc::Sender<Box<HostEvent>>,
     ) -> Arc<Self> {
         let outbox = Arc::new(Outbox::default());
         let closing = CancellationToken::new();
@@ -326,7 +326,12 @@ impl SessionExtensions {
         calls::call(&server, &tool, request, self.inner.host.options.call_timeout).await
     }
 
-    async fn connection(&self, key: &str) -> Result<Arc<Connection>, ErrorDetail> {
+    /// A server by its key.
+    pub(crate) fn server(&self, key: &str) -> Option<Arc<Server>> {
+        self.inner.server(key)
+    }
+
+    pub(crate) async fn connection(&self, key: &str) -> Result<Arc<Connection>, ErrorDetail> {
         let server = self.inner.server(key).ok_or_else(|| not_found(key))?;
         if server.is_client() {
             return Err(ErrorDetail::new(
@@ -346,12 +351,15 @@ impl SessionExtensions {
         map: impl Fn(&str, &serde_json::Value) -> Option<T>,
     ) -> Result<Vec<T>, ErrorDetail> {
         let connection = self.connection(key).await?;
-        let entries = lists::fetch(&connection, list, LIST_TIMEOUT).await;
-        let entries = entries.map_err(|failure| error_of(key, what, failure))?;
+        let listed = lists::fetch(&connection, list, LIST_TIMEOUT).await;
+        let listed = listed.map_err(|failure| error_of(key, what, failure))?;
         if let Some(server) = self.inner.server(key) {
-            server.take_entries(list, &entries);
+            server.take_entries(list, &listed.entries);
+            if let Some(cause) = listed.cut {
+                server.trouble(list.name(), &cause, None);
+            }
         }
-        Ok(entries.iter().filter_map(|entry| map(key, entry)).collect())
+        Ok(listed.entries.iter().filter_map(|entry| map(key, entry)).collect())
     }
 
     /// The resources that an extension offers, all pages; empty when it has none.

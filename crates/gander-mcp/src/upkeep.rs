@@ -121,17 +121,23 @@ async fn refetch(server: &Server, connection: &Connection, list: &'static str) -
         _ => List::Prompts,
     };
     match lists::fetch(connection, kind, LIST_TIMEOUT).await {
-        Ok(entries) if list == "tools" => {
-            let diff = server.take_tools(&entries);
-            server.recovered(list);
+        Ok(listed) if list == "tools" => {
+            let diff = server.take_tools(&listed.entries);
+            match listed.cut {
+                Some(cause) => server.trouble(list, &cause, None),
+                None => server.recovered(list),
+            }
             if !diff.is_empty() {
                 server.report_list(list, diff);
             }
             true
         }
-        Ok(entries) => {
-            let diff = server.take_entries(kind, &entries);
-            server.recovered(list);
+        Ok(listed) => {
+            let diff = server.take_entries(kind, &listed.entries);
+            match listed.cut {
+                Some(cause) => server.trouble(list, &cause, None),
+                None => server.recovered(list),
+            }
             // Also without a difference: contents or templates may have changed.
             server.report_list(list, diff);
             true

@@ -8,6 +8,8 @@ mod asking;
 mod builtin;
 #[path = "host/common.rs"]
 mod common;
+#[path = "host/door.rs"]
+mod door;
 #[path = "host/faults.rs"]
 mod faults;
 #[path = "host/http.rs"]
@@ -16,5 +18,11 @@ mod http;
 mod launch;
 #[path = "host/oauth.rs"]
 mod oauth;
+#[path = "host/sharing.rs"]
+mod sharing;
 #[path = "host/stdio.rs"]
 mod stdio;
+#[path = "host/strange.rs"]
+mod strange;
+#[path = "host/web.rs"]
+mod web;

@@ -94,6 +94,10 @@ pub struct AgentOpened {
     pub servers_left_out: Vec<String>,
     /// How long updates may come behind the end of a prompt that they belong to (zero for agents that keep the order).
     pub settle: Duration,
+    /// Values of the agent's setting of category `mode`, best first, in which it changes nothing (it plans or answers).
+    pub read_only_modes: Vec<String>,
+    /// Those in which it asks for no permission.
+    pub unattended_modes: Vec<String>,
 }
 
 /// The open session of a running agent.
@@ -255,6 +259,11 @@ pub enum AgentElicitationAnswer {
 pub trait AgentClient: Send + Sync + 'static {
     /// Takes an update. The agent's next message is read when this has resolved.
     fn update(&self, update: AgentUpdate) -> BoxFuture<'_, ()>;
+
+    /// Why the agent may neither write files nor run commands now; `None`: it may.
+    fn forbids_work(&self) -> BoxFuture<'_, Option<String>> {
+        Box::pin(std::future::ready(None))
+    }
 
     /// Asks for permission; gives the id of an option, or `None` for cancelled.
     fn permission(&self, question: AgentPermission) -> BoxFuture<'_, Option<String>>;

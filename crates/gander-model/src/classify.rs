@@ -28,7 +28,12 @@ pub struct Failure<'a> {
 
 /// The error that a failure is, with a message without secrets.
 pub fn classify(failure: &Failure<'_>, redactor: &Redactor) -> ModelError {
-    let said = Said::parse(failure.body);
+    let mut said = Said::parse(failure.body);
+    // AWS names the exception here and only its text in the body.
+    if let Some(kind) = failure.headers.and_then(|headers| headers.get("x-amzn-errortype")?.to_str().ok()) {
+        said.codes.push_str(&kind.to_lowercase());
+        said.codes.push(' ');
+    }
     let status = failure.status.filter(|status| *status >= 300).or(said.status);
     let retry_after = retry_after(failure, &said);
     let class = class(status, &said, retry_after.is_some());
@@ -126,7 +131,17 @@ const CONTEXT: &[&str] = &[
     "input is too long",
     "input token count",
     "reduce the length of the messages",
+    "maximum prompt length",
+    "maximum model length",
+    "prompt exceeds max length",
+    "prompt token count",
+    "model_max_prompt_tokens_exceeded",
+    "exceeded model token limit",
+    "range of input length should be",
+    "`inputs` tokens + `max_new_tokens` must be",
 ];
+/// One request that is larger than a whole minute's allowance: it never fits, however long one waits.
+const NEVER_FITS: &[&str] = &["tokens must be reduced", "reduce your message size"];
 const QUOTA: &[&str] = &[
     "insufficient_quota",
     "billing",
@@ -137,10 +152,12 @@ const QUOTA: &[&str] = &[
     "payment required",
     "spending limit",
     "exceeded your current quota",
+    "exceeded_current_quota",
 ];
 const RATE: &[&str] = &[
     "rate_limit",
     "rate limit",
+    "rate-limit",
     "ratelimit",
     "too_many_requests",
     "too many requests",
@@ -160,12 +177,37 @@ const AUTH: &[&str] = &[
 ];
 const NOT_AUTH: &[&str] =
     &["region", "country", "territory", "moderation", "flagged", "content policy", "safety"];
-const MODEL: &[&str] = &["model_not_found", "unknown_model", "unknown model", "no such model"];
+const MODEL: &[&str] = &[
+    "model_not_found",
+    "model_not_supported",
+    "unknown_model",
+    "unknown model",
+    "no such model",
+    "not a valid model",
+    "model identifier is invalid",
+    "could not resolve the foundation model",
+    "deploymentnotfound",
+    "no endpoints found for",
+    "no models loaded",
+];
+const OVERLOADED: &[&str] = &["overloaded", "at capacity", "capacity exceeded"];
+
+/// "The model `x` does not exist", but not "parameter `x` is not supported with this model".
+fn names_unknown_model(lower: &str) -> bool {
+    let Some(model) = lower.find("model") else { return false };
+    !lower.contains("parameter")
+        && ["does not exist", "not found", "not supported", "no longer available"]
+            .iter()
+            .any(|phrase| lower[model..].contains(phrase))
+}
 
 fn class(status: Option<u16>, said: &Said, has_delay: bool) -> Class {
     let lower = said.message.to_lowercase();
     let input_length = lower.contains("input length") && lower.contains("exceed");
     let client_fault = !matches!(status, Some(401 | 402 | 403 | 404 | 429));
+    if matches!(status, Some(400 | 413 | 429) | None) && said.mentions(&lower, NEVER_FITS) {
+        return Class::ContextExceeded;
+    }
     if client_fault
         && !said.mentions(&lower, RATE)
         && (said.mentions(&lower, CONTEXT) || input_length || status == Some(413))
@@ -185,23 +227,21 @@ fn class(status: Option<u16>, said: &Said, has_delay: bool) -> Class {
         Some(401) => return Class::Auth,
         Some(403) if said.mentions(&lower, NOT_AUTH) => return Class::InvalidRequest,
         Some(403) if lower.contains("quota") => return Class::QuotaExhausted,
+        Some(403) if said.mentions(&lower, MODEL) => return Class::ModelUnknown,
         Some(403) => return Class::Auth,
         _ => {}
     }
     if said.mentions(&lower, RATE) {
         return Class::RateLimited;
     }
-    if matches!(status, Some(503 | 529)) || said.mentions(&lower, &["overloaded", "at capacity"]) {
+    if matches!(status, Some(503 | 529)) || said.mentions(&lower, OVERLOADED) {
         return Class::Overloaded;
     }
     if said.mentions(&lower, AUTH) {
         return Class::Auth;
     }
-    let unknown_model = lower.contains("model")
-        && ["does not exist", "not found", "not supported", "no longer available", "not a valid model"]
-            .iter()
-            .any(|phrase| lower.contains(phrase));
-    if said.mentions(&lower, MODEL) || (unknown_model && matches!(status, Some(400 | 404 | 422) | None)) {
+    let unknown_model = matches!(status, Some(400 | 404 | 422) | None) && names_unknown_model(&lower);
+    if said.mentions(&lower, MODEL) || unknown_model {
         return Class::ModelUnknown;
     }
     match status {
@@ -245,15 +285,25 @@ fn body_delay(error: &Value) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// "Please try again in 7.66s", "… in 20ms", "… in 1m30s".
+/// "Please try again in 7.66s", "… in 20ms", "… in 1m30s", "Please retry in 34.07s", "retry after 6 seconds".
 fn delay_in_text(message: &str) -> Option<Duration> {
-    let start = message.find("try again in ")? + "try again in ".len();
-    let word: String =
-        message[start..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '.').collect();
-    let word = word.trim_end_matches('.');
+    let after = |phrase: &str| message.find(phrase).map(|at| &message[at + phrase.len()..]);
+    let rest = ["try again in ", "retry in ", "retry after "].into_iter().find_map(after)?;
+    let mut words = rest.split_whitespace();
+    let word = words.next()?.trim_end_matches(['.', ',', ';', ')']);
+    if let Ok(number) = word.parse::<f64>() {
+        let unit = words.next()?.trim_end_matches(['.', ',', ';', ')']);
+        let seconds = match unit {
+            "millisecond" | "milliseconds" | "ms" => number / 1000.0,
+            "second" | "seconds" | "s" => number,
+            "minute" | "minutes" | "m" => number * 60.0,
+            "hour" | "hours" | "h" => number * 3600.0,
+            _ => return None,
+        };
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
     let (mut total, mut number) = (0.0, String::new());
     let mut chars = word.chars().peekable();
-    let mut units = 0;
     while let Some(c) = chars.next() {
         if c.is_ascii_digit() || c == '.' {
             number.push(c);
@@ -270,9 +320,9 @@ fn delay_in_text(message: &str) -> Option<Duration> {
             's' => value,
             _ => return None,
         };
-        units += 1;
     }
-    if units == 0 { None } else { Duration::try_from_secs_f64(total).ok() }
+    // What is left is a number without a unit, or there was nothing.
+    if number.is_empty() && !word.is_empty() { Duration::try_from_secs_f64(total).ok() } else { None }
 }
 
 fn first_url(text: &str) -> Option<String> {

@@ -1,11 +1,12 @@
 //! What the request encoders of all dialects share.
 
 use gander_domain::tool::ToolDefinition;
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
+use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
     ModelError, ModelErrorClass, ModelRequest, VendorOptions,
-    history::{Block, Entry},
+    history::{Block, Call, Entry},
 };
 
 pub(crate) fn invalid(message: impl Into<String>) -> ModelError {
@@ -102,7 +103,102 @@ pub(crate) fn replays(
         && made_by.is_none_or(|made_by| made_by == model)
 }
 
-/// The body's bytes.
+/// A piece of a message: a tree, or text that goes out as it is.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Json {
+    Tree(Value),
+    Text(Box<RawValue>),
+}
+
+impl From<Value> for Json {
+    fn from(tree: Value) -> Self {
+        Self::Tree(tree)
+    }
+}
+
+/// The arguments of a call, to be part of something that is serialized.
+pub(crate) fn arguments(call: &Call) -> Result<Box<RawValue>, ModelError> {
+    RawValue::from_string(call.arguments.clone())
+        .map_err(|error| invalid(format!("the arguments of call {:?} are no JSON: {error}", call.id)))
+}
+
+/// A piece with arguments in it.
+pub(crate) fn text(piece: &impl Serialize) -> Result<Json, ModelError> {
+    let raw = serde_json::value::to_raw_value(piece);
+    raw.map(Json::Text).map_err(|error| invalid(format!("a call cannot be encoded: {error}")))
+}
+
+/// The messages of a dialect in which roles take turns.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    /// The field of a message with its pieces.
+    key: &'static str,
+    turns: Vec<(&'static str, Vec<Json>)>,
+}
+
+impl Turns {
+    pub(crate) fn new(key: &'static str) -> Self {
+        Self { key, turns: Vec::new() }
+    }
+
+    /// Adds what one side says; what follows from the same side belongs to the same message.
+    pub(crate) fn say(&mut self, role: &'static str, pieces: Vec<Json>) {
+        if pieces.is_empty() {
+            return;
+        }
+        match self.turns.last_mut() {
+            Some((last, all)) if *last == role => all.extend(pieces),
+            _ => self.turns.push((role, pieces)),
+        }
+    }
+
+    /// The last two messages of the user.
+    pub(crate) fn last_of_user(&mut self) -> impl Iterator<Item = &mut Vec<Json>> {
+        let users = self.turns.iter_mut().filter(|(role, _)| *role == "user");
+        users.rev().take(2).map(|(_, pieces)| pieces)
+    }
+}
+
+impl Serialize for Turns {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        struct Turn<'a>(&'static str, &'static str, &'a [Json]);
+        impl Serialize for Turn<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let mut map = serializer.serialize_map(Some(2))?;
+                map.serialize_entry("role", self.1)?;
+                map.serialize_entry(self.0, self.2)?;
+                map.end()
+            }
+        }
+        serializer.collect_seq(self.turns.iter().map(|(role, pieces)| Turn(self.key, role, pieces)))
+    }
+}
+
+/// The bytes of a body without such messages.
 pub(crate) fn finish(body: &Map<String, Value>) -> Result<Vec<u8>, ModelError> {
     serde_json::to_vec(body).map_err(|error| invalid(format!("the request cannot be encoded: {error}")))
+}
+
+/// The bytes of a body with its messages as `key`, unless the caller's extra fields replaced them.
+pub(crate) fn finish_with(
+    body: &Map<String, Value>,
+    key: &'static str,
+    turns: &Turns,
+) -> Result<Vec<u8>, ModelError> {
+    struct Whole<'a>(&'a Map<String, Value>, &'static str, &'a Turns);
+    impl Serialize for Whole<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let mut map = serializer.serialize_map(None)?;
+            for (key, value) in self.0 {
+                map.serialize_entry(key, value)?;
+            }
+            if !self.0.contains_key(self.1) {
+                map.serialize_entry(self.1, self.2)?;
+            }
+            map.end()
+        }
+    }
+    serde_json::to_vec(&Whole(body, key, turns))
+        .map_err(|error| invalid(format!("the request cannot be encoded: {error}")))
 }

@@ -168,7 +168,8 @@ pub fn cost(usage: &Usage, prices: Prices) -> Option<Cost> {
         (read, cache_read.unwrap_or(input)),
         (written, cache_write.unwrap_or(input)),
     ];
-    let sum: u128 = parts.iter().map(|(tokens, price)| u128::from(*tokens) * u128::from(*price)).sum();
+    let amounts = parts.iter().map(|(tokens, price)| u128::from(*tokens) * u128::from(*price));
+    let sum = amounts.fold(0, u128::saturating_add);
     let amount_micros = i64::try_from(sum.div_ceil(1_000_000)).ok()?;
     Some(Cost { amount_micros, currency: "USD".to_owned(), source: CostSource::Table })
 }
@@ -210,6 +211,60 @@ mod tests {
         assert_eq!(sonnet.prices_at("openrouter"), [None; 4]);
         assert!(sonnet.supports_tools && sonnet.supports_cache_control);
         assert!(table().len() > 40);
+    }
+
+    #[test]
+    fn the_table_makes_sense() {
+        let known = crate::ProviderRegistry::bundled();
+        for facts in table().values() {
+            let id = facts.id.as_str();
+            assert_eq!(of(id).map(|found| found.id.as_str()), Some(id), "{id} finds itself");
+            assert_eq!(facts.prices[0].is_some(), !facts.sold_by.is_empty(), "{id}: a price has a seller");
+            assert!(
+                facts.sold_by.iter().all(|seller| known.info(seller).is_some()),
+                "{id}: {:?}",
+                facts.sold_by
+            );
+            let context = facts.context_window_tokens.unwrap();
+            assert!((4_000..=12_000_000).contains(&context), "{id}: {context}");
+            assert!(facts.max_output_tokens.is_none_or(|most| most <= context), "{id}");
+            let [input, output, read, written] = facts.prices;
+            let Some(input) = input else {
+                assert_eq!(facts.prices, [None; 4], "{id}");
+                continue;
+            };
+            // Between a cent and 200 USD per million tokens; output costs at least what input costs; reading the cache
+            // costs less and writing it at most double.
+            assert!((10_000..=200_000_000).contains(&input), "{id}: {input}");
+            let output = output.unwrap();
+            assert!((input..=input * 20).contains(&output), "{id}: {output}");
+            assert!(read.is_none_or(|read| read < input), "{id}: {read:?}");
+            assert!(
+                written.is_none_or(|written| (input..=2 * input).contains(&written)),
+                "{id}: {written:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn thinking_is_paid_once_as_output() {
+        let usage = Usage {
+            input_tokens: Some(1_000_000),
+            output_tokens: Some(100_000),
+            cache_read_tokens: Some(400_000),
+            reasoning_tokens: Some(90_000),
+            total_tokens: Some(1_100_000),
+            ..Usage::default()
+        };
+        // GPT-5: 600k·1.25 + 400k·0.125 + 100k·10 USD per million.
+        let prices = of("gpt-5").unwrap().prices_at("openai");
+        assert_eq!(cost(&usage, prices).unwrap().amount_micros, 750_000 + 50_000 + 1_000_000);
+        // More cache than input is nonsense and makes nothing negative.
+        let odd = Usage { input_tokens: Some(1), cache_read_tokens: Some(10), ..Usage::default() };
+        assert_eq!(cost(&odd, prices).unwrap().amount_micros, 2);
+        // Amounts beyond any bill do not overflow into a small one.
+        let huge = Usage { input_tokens: Some(u64::MAX), output_tokens: Some(u64::MAX), ..Usage::default() };
+        assert_eq!(cost(&huge, [Some(u64::MAX), Some(u64::MAX), None, None]), None);
     }
 
     #[test]

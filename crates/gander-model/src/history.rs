@@ -56,7 +56,9 @@ pub(crate) enum Block {
 pub(crate) struct Call {
     pub(crate) id: String,
     pub(crate) name: String,
-    pub(crate) arguments: serde_json::Map<String, Value>,
+    /// A JSON object as the model wrote it, byte for byte: numbers keep their digits, and what the server has in its cache
+    /// is what it gets back.
+    pub(crate) arguments: String,
     pub(crate) state: Option<Value>,
 }
 
@@ -157,10 +159,9 @@ impl Builder {
             return;
         }
         let id = self.unique_id(&call.call_id, item);
-        let arguments = match serde_json::from_str::<Value>(&call.arguments_json) {
-            Ok(Value::Object(arguments)) => arguments,
-            _ => serde_json::Map::new(),
-        };
+        let text = call.arguments_json.trim();
+        let is_object = serde_json::from_str::<serde_json::Map<String, Value>>(text).is_ok();
+        let arguments = if is_object { text } else { "{}" }.to_owned();
         self.blocks.push(Block::Call(Call { id: id.clone(), name: call.name.clone(), arguments, state }));
         let (content, is_error) = answer(call, item.redacted);
         self.answers.push(Answer { call_id: id, name: call.name.clone(), content, is_error });

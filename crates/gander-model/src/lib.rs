@@ -21,6 +21,7 @@ mod port;
 mod redact;
 mod responses;
 mod rig_adapter;
+mod sign_in;
 mod tape;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -38,5 +39,6 @@ pub use facts::{ModelFacts, Prices, cost as cost_of, of as facts_of};
 pub use local::LocalServer;
 pub use port::*;
 pub use redact::Redactor;
+pub use sign_in::{SignIn, SignInMethod};
 pub use tape::Tape;
 pub use vendor::{Decoder, Format, Vendor, VendorOptions};

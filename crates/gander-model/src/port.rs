@@ -200,6 +200,8 @@ pub struct ProviderConfigKey {
     pub required: bool,
     pub secret: bool,
     pub default: Option<String>,
+    /// Signing in with a browser gives it.
+    pub signs_in: bool,
 }
 
 /// Result of a cheap call that proves that the provider can be used.

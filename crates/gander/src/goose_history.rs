@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context as _, Result};
 use gander_client::{Client, ClientError};
 use gander_config::Paths;
-use gander_formats::session::Document;
+use gander_formats::goose_session;
 use gander_proto::v1::{
     ErrorReason, GetSessionRequest, ImportSessionRequest, import_session_request::Source,
 };
@@ -110,8 +110,7 @@ pub async fn import_once(client: &Client, paths: &Paths, cancel: &CancellationTo
 
 /// Imports one document of Goose's under its own id. `false`: the id is taken or was deleted here.
 async fn import_one(client: &Client, json: &str) -> Result<bool> {
-    let document = Document::parse(json).context("its row cannot be read")?;
-    let document = gander_goose::session_document(&document).map_err(anyhow::Error::msg)?;
+    let document = goose_session::import(json).context("its row cannot be read")?;
     let mut request = tonic::Request::new(ImportSessionRequest {
         source: Some(Source::Document(Box::new(document))),
         keep_session_id: true,

@@ -5,6 +5,9 @@
 pub mod agent;
 pub mod cli;
 pub mod daemon;
+mod door;
 pub mod goose_history;
 mod log_writer;
 pub mod telemetry;
+
+pub use door::{DOOR_COMMAND, door_main};

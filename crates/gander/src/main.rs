@@ -12,6 +12,12 @@ fn main() -> ExitCode {
     {
         return gander_process::supervise_main(command.iter().cloned());
     }
+    // Nor is this: an agent starts it in the place of an extension.
+    if let Some((first, behind)) = rest.split_first()
+        && first == gander::DOOR_COMMAND
+    {
+        return gander::door_main(behind);
+    }
     // A deleted working directory is no reason to fail: few commands need it.
     #[allow(clippy::disallowed_methods, reason = "the binary passes it to everybody else")]
     let working_directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));

@@ -9,7 +9,7 @@ use std::fmt::Display;
 use gander_config::Environment;
 use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt as _};
 
-use crate::log_writer::{CleanStderr, hide_environment};
+use crate::log_writer::{CleanStderr, hide_environment, hide_in_panics};
 
 /// Keeps the exporter alive; dropping it sends what is left.
 #[derive(Default)]
@@ -28,6 +28,27 @@ impl Drop for Telemetry {
     }
 }
 
+/// The W3C `traceparent` of the present span, for those who work on its behalf elsewhere.
+#[cfg(feature = "otel")]
+pub(crate) fn trace_context() -> Option<gander_mcp::TraceContext> {
+    use opentelemetry::trace::TraceContextExt as _;
+    use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+    Some(std::sync::Arc::new(|| {
+        let context = tracing::Span::current().context();
+        let span = context.span();
+        let span = span.span_context();
+        let flags = span.trace_flags().to_u8();
+        span.is_valid().then(|| format!("00-{}-{}-{flags:02x}", span.trace_id(), span.span_id()))
+    }))
+}
+
+/// Without export there are no traces to belong to.
+#[cfg(not(feature = "otel"))]
+pub(crate) fn trace_context() -> Option<gander_mcp::TraceContext> {
+    None
+}
+
 /// Starts log and export. `default_filter` has the form of `RUST_LOG`; `GANDER_LOG` in the environment wins over it.
 ///
 /// Must be called inside a tokio runtime when traces are to be exported.
@@ -39,7 +60,13 @@ pub fn start(environment: &Environment, default_filter: &str, ansi: bool) -> Res
         .get("GANDER_LOG")
         .and_then(|text| EnvFilter::try_new(text).ok())
         .unwrap_or_else(|| EnvFilter::new(default_filter));
+    // It logs messages whole, and so the pieces of a tool's output, in which nobody could find a secret that is cut.
+    let filter = match "rmcp=info".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
     hide_environment(environment);
+    hide_in_panics();
     let log = tracing_subscriber::fmt::layer().with_writer(CleanStderr).with_ansi(ansi);
     let subscriber = Registry::default().with(filter).with(log);
     install(environment, subscriber)

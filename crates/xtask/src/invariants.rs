@@ -23,7 +23,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("gander-proto", &[]),
     ("gander-store", &["gander-domain"]),
     ("gander-model", &["gander-domain", "gander-process"]),
-    ("gander-formats", &["gander-domain"]),
+    // The API's messages only, for the adapters.
+    ("gander-formats", &["gander-domain", "gander-proto"]),
     ("gander-config", &["gander-domain", "gander-formats"]),
     ("gander-mcp", &["gander-domain", "gander-process"]),
     ("gander-builtin", &["gander-domain", "gander-process"]),
@@ -57,6 +58,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("rusqlite", &["gander-store"]),
     ("rig-core", &["gander-model"]),
     ("rig-reqwest", &["gander-model"]),
+    ("zbus", &["gander-config"]),
 ];
 
 /// What a crate must not name, with a `*` at the end for all that begin so.

@@ -171,7 +171,7 @@ impl Xtask {
     fn install_tools(&self) -> Result<bool> {
         let mut report = Report::default();
         let tools = self.installer().all(&mut report)?;
-        for path in [tools.buf(), tools.python].into_iter().flatten() {
+        for path in [tools.buf(), tools.python, tools.litellm].into_iter().flatten() {
             println!("{}", path.display());
         }
         Ok(report.finish_steps())
@@ -231,6 +231,9 @@ impl Xtask {
         }
         if let Some(python) = &tools.python {
             job = job.env("GANDER_TEST_PYTHON", python);
+        }
+        if let Some(litellm) = &tools.litellm {
+            job = job.env("GANDER_TEST_LITELLM", litellm);
         }
         if let Some(node_modules) = &tools.node_modules {
             job = job.env("GANDER_TEST_NODE_DIR", node_modules);

@@ -71,6 +71,16 @@ impl Report {
         Ok(self.finish(name, &finished, String::new()))
     }
 
+    /// Runs a step that the rest can do without: a failure is told as something left out. True when it succeeded.
+    pub(crate) fn optional_step(&mut self, runner: &Runner, name: &str, job: Job) -> Result<bool> {
+        let finished = runner.run(job)?;
+        if let Some(failure) = &finished.failure {
+            self.skip(name, &format!("{failure}; see {}", finished.log.display()));
+            return Ok(false);
+        }
+        Ok(self.finish(name, &finished, String::new()))
+    }
+
     /// Runs `cargo test` and counts its tests. True when it succeeded.
     pub(crate) fn tests(&mut self, runner: &Runner, name: &str, job: Job) -> Result<bool> {
         let finished = runner.run(job)?;

@@ -20,8 +20,13 @@ use crate::{
 const INSTALL: Duration = Duration::from_secs(600);
 /// Oldest Python that the pinned packages have builds for.
 const PYTHON: (u32, u32) = (3, 10);
+/// Oldest Python that the packages of litellm's proxy have builds for.
+const LITELLM_PYTHON: (u32, u32) = (3, 11);
 /// Toolchains that no test uses yet: worth a line when they are missing, not a failure.
 const UNUSED: &[(&str, &[&str])] = &[("go", &["version"]), ("java", &["-version"])];
+
+/// Programs of the tests against a real keyring.
+const KEYRING: &[&str] = &["dbus-daemon", "gnome-keyring-daemon"];
 
 /// What is there. `None`: missing, and reported.
 #[derive(Default)]
@@ -32,6 +37,8 @@ pub(crate) struct Tools {
     pub(crate) agents: Option<PathBuf>,
     /// The `python` of the virtual environment with the pinned packages.
     pub(crate) python: Option<PathBuf>,
+    /// The `python` of the virtual environment with litellm's proxy.
+    pub(crate) litellm: Option<PathBuf>,
 }
 
 impl Tools {
@@ -61,12 +68,22 @@ impl Installer<'_> {
         // Real agents are of no use without what runs them, which the tools bring along.
         let agents = if node_modules.is_some() { self.node(report, "agents")? } else { None };
         let python = self.python(report)?;
+        let litellm = match &python {
+            Some(python) => self.litellm(report, python)?,
+            // The missing Python is reported already.
+            None => None,
+        };
+        let keyring =
+            KEYRING.iter().find(|name| self.runner.probe(name, &["--version"], self.root).is_none());
+        if let Some(name) = keyring.filter(|_| cfg!(target_os = "linux")) {
+            self.missing(report, "keyring", &format!("{name} not found: no test against a keyring"));
+        }
         for (name, arguments) in UNUSED {
             if self.runner.probe(name, arguments, self.root).is_none() {
                 report.skip(name, &format!("{name} not found; no test uses it yet"));
             }
         }
-        Ok(Tools { node_modules, agents, python })
+        Ok(Tools { node_modules, agents, python, litellm })
     }
 
     /// Only what the proto checks use.
@@ -181,6 +198,54 @@ impl Installer<'_> {
         write_stamp(&folder, &stamp)?;
         Ok(Some(python))
     }
+
+    /// litellm's proxy, in an environment without a package manager: `pip` is that of the other tools.
+    fn litellm(&self, report: &mut Report, pip: &Path) -> Result<Option<PathBuf>> {
+        let name = "litellm";
+        let Some(version) = self.runner.probe("python3", &["--version"], self.root) else {
+            self.missing(report, name, "python3 not found");
+            return Ok(None);
+        };
+        if python_version(&version).is_none_or(|found| found < LITELLM_PYTHON) {
+            let (major, minor) = LITELLM_PYTHON;
+            let reason = format!("python3 is {version}; litellm needs Python {major}.{minor} or newer");
+            self.missing(report, name, &reason);
+            return Ok(None);
+        }
+        let pins = self.root.join("bridge-tests/toolchains/litellm");
+        let folder = self.tools.join(name);
+        let stamp = stamp_text(&version, &pins, &["requirements.txt"])?;
+        let python = folder.join("bin/python");
+        if is_stamped(&folder, &stamp) {
+            return Ok(Some(python));
+        }
+        empty(&folder)?;
+        let job = Job::new("litellm venv", "python3", self.root, INSTALL)
+            .args(["-m", "venv", "--without-pip"])
+            .args([&folder]);
+        if !report.step(self.runner, "make litellm environment", job)? {
+            return Ok(None);
+        }
+        // Compiled files would be a third of its size, and few of its modules are ever imported.
+        let job = Job::new("pip install litellm", pip, self.root, INSTALL)
+            .args(["-m", "pip", "--python"])
+            .args([&python])
+            .args(["install", "--disable-pip-version-check", "--only-binary", ":all:", "--no-compile"])
+            .args(["--no-deps", "-r"])
+            .args([pins.join("requirements.txt")]);
+        // A second opinion: where one of its packages has no build for this machine, the tests go without.
+        let step = "install litellm";
+        let installed = if self.required {
+            report.step(self.runner, step, job)?
+        } else {
+            report.optional_step(self.runner, step, job)?
+        };
+        if !installed {
+            return Ok(None);
+        }
+        write_stamp(&folder, &stamp)?;
+        Ok(Some(python))
+    }
 }
 
 /// `Python 3.11.7` → (3, 11).
@@ -245,6 +310,18 @@ mod tests {
         assert!(!is_stamped(&tool, &stamp_text("Python 3.12.0", &pins, &["requirements.txt"]).unwrap()));
         fs::write(pins.join("requirements.txt"), "a==2\n").unwrap();
         assert!(!is_stamped(&tool, &stamp_text("Python 3.11.7", &pins, &["requirements.txt"]).unwrap()));
+    }
+
+    #[test]
+    fn an_optional_tool_that_cannot_be_had_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let runner = Runner::new(folder.path().join("logs"), Arc::default()).unwrap();
+        let mut report = Report::default();
+        for (program, installed) in [("true", true), ("false", false)] {
+            let job = Job::new("optional", program, folder.path(), INSTALL);
+            assert_eq!(report.optional_step(&runner, "optional", job).unwrap(), installed);
+        }
+        assert!(report.succeeded());
     }
 
     #[test]

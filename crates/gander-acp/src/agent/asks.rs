@@ -27,6 +27,10 @@ use crate::{
 
 /// Text of a sampling question that is shown.
 const MAX_SHOWN: usize = 4000;
+/// How often a form is asked whose answers do not match.
+const FORM_ATTEMPTS: u32 = 3;
+/// Where the fields of a form stand in a request.
+const FORM_FIELD: &str = "answer.form.content_json";
 
 /// A question in ACP's form.
 struct Asking {
@@ -40,9 +44,16 @@ struct Asking {
 /// How the client's answer is read.
 enum Reader {
     Permission,
-    Sampling { tool_call_id: String },
+    Sampling {
+        tool_call_id: String,
+    },
     Form,
-    Url { elicitation_id: String },
+    /// `waits`: the browser comes back to the daemon by itself, and only then it is done. The client's "accept" says that
+    /// the person opens the page.
+    Url {
+        elicitation_id: String,
+        waits: bool,
+    },
 }
 
 impl Inner {
@@ -67,7 +78,7 @@ impl Inner {
             self.hydrate_call(&session.session_id, call).await;
         }
         let Some(asking) = self.asking(session, &question) else {
-            self.say_instead(session, &question).await;
+            self.tell_instead(session, &question, settled).await;
             return;
         };
         if let Some(update) = asking.before {
@@ -77,24 +88,35 @@ impl Inner {
         if let Some(open) = session.questions().get_mut(&id) {
             open.request = Some(asked.id);
         }
-        let (inner, asker, read) = (self.clone(), session.clone(), asking.read);
+        let (inner, asker, read, mut params) = (self.clone(), session.clone(), asking.read, asking.params);
         session.spawn(self, async move {
-            let answer = tokio::select! {
-                answer = asked.answer() => Some(answer),
-                () = settled.cancelled() => None,
-            };
-            match answer {
-                None => {
+            let question = params.get("message").and_then(Value::as_str).map(str::to_owned);
+            for attempt in 1..=FORM_ATTEMPTS {
+                let answer = tokio::select! {
+                    answer = asked.answer() => Some(answer),
+                    () = settled.cancelled() => None,
+                };
+                let Some(answer) = answer else {
                     asked.withdraw().await;
-                    inner.settled(&asker, &read).await;
+                    return inner.settled(&asker, &read).await;
+                };
+                let Some(problem) = inner.answer(&asker, &id, &read, answer).await else { break };
+                if attempt == FORM_ATTEMPTS {
+                    // A wrong answer is none: nobody declined, and another client may know better.
+                    inner.say(&asker, &id, &format!("{problem}\n\nIt is not asked again here.\n")).await;
+                    break;
                 }
-                Some(answer) => {
-                    inner.answer(&asker, &id, &read, answer).await;
-                    // A page is done when whoever asked says so.
-                    settled.cancelled().await;
-                    inner.settled(&asker, &read).await;
+                if let Some(question) = &question {
+                    params["message"] = Value::String(format!("{problem}\n\n{question}"));
+                }
+                asked = inner.ask(Some(&asker.session_id), asking.method, &params).await;
+                if let Some(open) = asker.questions().get_mut(&id) {
+                    open.request = Some(asked.id);
                 }
             }
+            // A page is done when whoever asked says so.
+            settled.cancelled().await;
+            inner.settled(&asker, &read).await;
         });
     }
 
@@ -114,11 +136,34 @@ impl Inner {
                     "message": url_message(question),
                 });
                 tool_call_id(&mut params, interaction);
-                let read = Reader::Url { elicitation_id: interaction.interaction_id.clone() };
+                let waits = question.purpose() == UrlPurpose::Oauth;
+                let read = Reader::Url { elicitation_id: interaction.interaction_id.clone(), waits };
                 Some(Asking { method: "elicitation/create", params, before: None, read })
             }
             _ => None,
         }
+    }
+
+    /// Shows the question in another way than asking.
+    async fn tell_instead(
+        self: &Arc<Self>,
+        session: &Arc<Attached>,
+        interaction: &Interaction,
+        settled: CancellationToken,
+    ) {
+        let Some(Question::ElicitForm(form)) = &interaction.question else {
+            return self.say_instead(session, interaction).await;
+        };
+        if !self.caps().goose_notifications {
+            return self.say_instead(session, interaction).await;
+        }
+        // The answer comes as a request of the client's.
+        let (inner, shown, id) = (self.clone(), session.clone(), interaction.interaction_id.clone());
+        self.goose_form(&session.session_id, &id, Some(form)).await;
+        session.spawn(self, async move {
+            settled.cancelled().await;
+            inner.goose_form(&shown.session_id, &id, None).await;
+        });
     }
 
     /// What a client that cannot be asked is told.
@@ -136,20 +181,32 @@ impl Inner {
             }
             _ => return,
         };
-        let chunk = acp::ContentChunk::new(text_block(&text)).message_id(interaction.interaction_id.as_str());
+        self.say(session, &interaction.interaction_id, &text).await;
+    }
+
+    /// Words about a question.
+    async fn say(&self, session: &Attached, interaction_id: &str, text: &str) {
+        let chunk = acp::ContentChunk::new(text_block(text)).message_id(interaction_id);
         self.queue.update(&session.session_id, acp::SessionUpdate::AgentMessageChunk(chunk)).await;
     }
 
-    async fn answer(&self, session: &Attached, id: &str, read: &Reader, answer: Result<Value, RpcError>) {
+    /// Hands the client's answer on. What is wrong with it, if it is to be asked for again.
+    async fn answer(
+        &self,
+        session: &Attached,
+        id: &str,
+        read: &Reader,
+        answer: Result<Value, RpcError>,
+    ) -> Option<String> {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
                 // The client could not show it, or is gone: that is no answer. Others may give one.
                 tracing::info!(code = error.code, "the client did not answer a question");
-                return;
+                return None;
             }
         };
-        let Some(answer) = read.read(&answer) else { return };
+        let answer = read.read(&answer)?;
         let request = RespondToInteractionRequest {
             interaction_id: id.to_owned(),
             session_id: session.session_id.clone(),
@@ -157,18 +214,21 @@ impl Inner {
             idempotency_key: String::new(),
         };
         let responded = self.client.interactions().respond_to_interaction(request).await;
-        if let Err(error) = responded.map_err(ClientError::from) {
-            // Somebody else was quicker: normal.
-            if !error.is(ErrorReason::InteractionResolved) {
-                tracing::warn!(error = %error, "an answer was not taken");
-            }
+        let error = responded.map_err(ClientError::from).err()?;
+        if error.is(ErrorReason::ElicitationContentInvalid) {
+            return Some(form_problem(&error));
         }
+        // Somebody else was quicker: normal.
+        if !error.is(ErrorReason::InteractionResolved) {
+            tracing::warn!(error = %error, "an answer was not taken");
+        }
+        None
     }
 
     /// The question is settled, here or elsewhere.
     async fn settled(&self, session: &Attached, read: &Reader) {
         match read {
-            Reader::Url { elicitation_id } => {
+            Reader::Url { elicitation_id, .. } => {
                 let params = json!({"elicitationId": elicitation_id});
                 let json = rpc::notification("elicitation/complete", &params);
                 self.queue.push(Some(&session.session_id), json).await;
@@ -181,6 +241,17 @@ impl Inner {
             Reader::Permission | Reader::Form => {}
         }
     }
+}
+
+/// What is wrong with a filled-in form, in the names of its fields.
+fn form_problem(error: &ClientError) -> String {
+    let fields = error.violations.iter().map(|violation| {
+        let field = violation.field.trim_start_matches(FORM_FIELD).trim_start_matches('.');
+        format!("{field} {}", violation.description).trim().to_owned()
+    });
+    let told: Vec<String> = fields.collect();
+    let told = if told.is_empty() { error.message.clone() } else { told.join("; ") };
+    format!("The answer was not accepted: {told}.")
 }
 
 impl Reader {
@@ -218,6 +289,7 @@ impl Reader {
                 };
                 Some(Answer::Form(FormAnswer { action: action as i32, content_json }))
             }
+            Self::Url { waits: true, .. } if action(answer) == "accept" => None,
             Self::Url { .. } => {
                 let action = if action(answer) == "accept" { UrlAction::Done } else { UrlAction::Decline };
                 Some(Answer::Url(UrlAnswer { action: action as i32, callback_url: String::new() }))
@@ -369,12 +441,15 @@ mod tests {
         );
         assert_eq!(form(json!({"action": "decline"})), (FormAction::Decline, String::new()));
         assert_eq!(form(json!({"nonsense": 1})), (FormAction::Cancel, String::new()));
-        let url = Reader::Url { elicitation_id: "e".into() };
+        let url = Reader::Url { elicitation_id: "e".into(), waits: false };
         let done = |answer: Value| match url.read(&answer) {
             Some(Answer::Url(url)) => url.action(),
             other => panic!("{other:?}"),
         };
         assert_eq!(done(json!({"action": "accept"})), UrlAction::Done);
         assert_eq!(done(json!({"action": "cancel"})), UrlAction::Decline);
+        let sign_in = Reader::Url { elicitation_id: "e".into(), waits: true };
+        assert_eq!(sign_in.read(&json!({"action": "accept"})), None, "the person has only begun");
+        assert_eq!(sign_in.read(&json!({"action": "decline"})), url.read(&json!({"action": "decline"})));
     }
 }

@@ -57,7 +57,14 @@ fn waits_its_turn(method: &str) -> bool {
     let rest = rest.strip_prefix("unstable/").unwrap_or(rest);
     !matches!(
         rest,
-        "tools/call" | "tools/list" | "tools" | "resources/read" | "resource/read" | "session/export"
+        "tools/call"
+            | "tools/list"
+            | "tools"
+            | "resources/read"
+            | "resource/read"
+            | "session/export"
+            // What it answers may be what the others wait for.
+            | "elicitation/respond"
     )
 }
 
@@ -273,7 +280,7 @@ impl Inner {
             }
             other => match other.strip_prefix("_goose/") {
                 Some(rest) => {
-                    Box::pin(self.goose(rest.strip_prefix("unstable/").unwrap_or(rest), params)).await
+                    Box::pin(self.goose(id, rest.strip_prefix("unstable/").unwrap_or(rest), params)).await
                 }
                 None => Err(RpcError::unknown_method(other)),
             },

@@ -1,11 +1,11 @@
-//! The editor at work for the daemon: its files with their unsaved changes, its terminals.
+//! The editor at work for the daemon: its files with their unsaved changes, its terminals (see `terminals`).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use gander_client::ClientError;
 use gander_proto::v1::{
     AttachHostRequest, CompleteHostCallRequest, ErrorDetail, ErrorReason, FsReadResult, FsWriteResult,
-    HostCall, HostCapabilities, TerminalRun, TerminalRunResult, attach_host_response::Payload,
+    GetConfigValueRequest, HostCall, HostCapabilities, attach_host_response::Payload,
     complete_host_call_request::Outcome, host_call::Call,
 };
 use serde_json::{Value, json};
@@ -16,8 +16,8 @@ use crate::rpc::RpcError;
 
 /// Pause before the daemon is asked again after its stream ended.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Output that a terminal keeps when the daemon does not say.
-const OUTPUT_LIMIT: i64 = 1024 * 1024;
+/// Says whether commands run in the client's terminals.
+const TERMINALS_KEY: &str = "gander.editor_terminals";
 
 impl Inner {
     /// Serves the session's host calls for as long as it is followed.
@@ -43,8 +43,11 @@ impl Inner {
 
     async fn serve_host(self: &Arc<Self>, session: &Arc<Attached>) -> Result<(), ClientError> {
         let caps = self.caps();
-        let capabilities =
-            HostCapabilities { fs_read: caps.fs_read, fs_write: caps.fs_write, terminal: caps.terminal };
+        let capabilities = HostCapabilities {
+            fs_read: caps.fs_read,
+            fs_write: caps.fs_write,
+            terminal: caps.terminal && self.lends_terminals().await,
+        };
         let request = AttachHostRequest {
             session_id: session.session_id.clone(),
             capabilities: Some(capabilities),
@@ -75,6 +78,19 @@ impl Inner {
         Ok(())
     }
 
+    /// A client that shows our output as a terminal needs none of its own for it: what the daemon runs itself it can
+    /// bound and end for certain.
+    async fn lends_terminals(&self) -> bool {
+        if !self.caps().meta_terminal_output {
+            return true;
+        }
+        let request = GetConfigValueRequest { key: TERMINALS_KEY.to_owned() };
+        let answer = self.client.config().get_config_value(request).await;
+        let value = answer.ok().and_then(|answer| answer.into_inner().value);
+        value
+            .is_some_and(|value| serde_json::from_str(&value.value_json).is_ok_and(|v: String| v == "always"))
+    }
+
     async fn host_call(
         self: &Arc<Self>,
         session: &Arc<Attached>,
@@ -83,9 +99,9 @@ impl Inner {
     ) {
         let outcome = match &call.call {
             Some(Call::TerminalRun(run)) => {
-                match self.run_terminal(session, &call.item_id, run, &withdrawn).await {
-                    Ok(result) => Outcome::TerminalRun(result),
-                    Err(error) => Outcome::Error(detail(&error)),
+                match Box::pin(self.run_terminal(session, &call, run, &withdrawn)).await {
+                    Some(outcome) => outcome,
+                    None => return,
                 }
             }
             other => {
@@ -146,69 +162,6 @@ impl Inner {
         params: &Value,
     ) -> Result<Value, RpcError> {
         self.ask(Some(&session.session_id), method, params).await.answer().await
-    }
-
-    async fn run_terminal(
-        self: &Arc<Self>,
-        session: &Arc<Attached>,
-        item_id: &str,
-        run: &TerminalRun,
-        withdrawn: &CancellationToken,
-    ) -> Result<TerminalRunResult, RpcError> {
-        let (command, args) =
-            run.argv.split_first().ok_or_else(|| RpcError::params("the command is empty"))?;
-        let env: Vec<Value> =
-            run.env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
-        let params = json!({
-            "sessionId": session.session_id,
-            "command": command,
-            "args": args,
-            "env": env,
-            "cwd": run.cwd,
-            "outputByteLimit": run.output_limit.unwrap_or(OUTPUT_LIMIT).max(0),
-        });
-        let created = self.request(session, "terminal/create", &params).await?;
-        let terminal_id = created.get("terminalId").and_then(Value::as_str);
-        let terminal_id =
-            terminal_id.ok_or_else(|| RpcError::internal("the client gave no terminalId"))?.to_owned();
-        if !item_id.is_empty() {
-            let updates = session.dialect().embed_terminal(item_id, &terminal_id);
-            self.send(session, updates).await;
-        }
-        let outcome = self.watch_terminal(session, &terminal_id, withdrawn).await;
-        // Released in every case: a terminal that is not is a leak in the editor.
-        let params = json!({"sessionId": session.session_id, "terminalId": terminal_id});
-        if let Err(error) = self.request(session, "terminal/release", &params).await {
-            tracing::debug!(code = error.code, "a terminal was not released");
-        }
-        outcome
-    }
-
-    async fn watch_terminal(
-        self: &Arc<Self>,
-        session: &Attached,
-        terminal_id: &str,
-        withdrawn: &CancellationToken,
-    ) -> Result<TerminalRunResult, RpcError> {
-        let params = json!({"sessionId": session.session_id, "terminalId": terminal_id});
-        let exit = tokio::select! {
-            exit = self.request(session, "terminal/wait_for_exit", &params) => exit?,
-            () = withdrawn.cancelled() => {
-                self.request(session, "terminal/kill", &params).await?;
-                return Err(RpcError::cancelled());
-            }
-        };
-        let output = self.request(session, "terminal/output", &params).await?;
-        let text =
-            |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let code = exit.get("exitCode").and_then(Value::as_i64);
-        Ok(TerminalRunResult {
-            output: text(&output, "output"),
-            truncated: output.get("truncated").and_then(Value::as_bool).unwrap_or_default(),
-            exit_code: code.and_then(|code| i32::try_from(code).ok()),
-            signal: text(&exit, "signal"),
-            terminal_id: terminal_id.to_owned(),
-        })
     }
 }
 

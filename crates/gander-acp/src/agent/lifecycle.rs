@@ -6,15 +6,17 @@ use agent_client_protocol_schema::v1 as acp;
 use gander_client::ClientError;
 use gander_proto::v1::{
     ClientExtensions, ConfiguredSelection, CreateSessionRequest, DeleteSessionRequest, DirectoryList,
-    ErrorReason, ExtensionSelection, ForkSessionRequest, GetSessionRequest, InstructionMode, Interaction,
-    ListInteractionsRequest, ListItemsRequest, ListSessionsRequest, LoadSessionRequest, LoadSessionResponse,
-    NoticeLevel, Session, SessionInstruction, UnloadSessionRequest, extension_selection::Selection,
+    ErrorReason, ExactSelection, ExtensionSelection, ForkSessionRequest, GetSessionRequest, InstructionMode,
+    Interaction, ListInteractionsRequest, ListItemsRequest, ListSessionsRequest, LoadSessionRequest,
+    LoadSessionResponse, NoticeLevel, Session, SessionInstruction, UnloadSessionRequest,
+    extension_selection::Selection,
 };
 use serde_json::{Value, json};
 
 use super::{
     Inner,
     dispatch::{Handled, Outcome, required},
+    goose::meta::{self, Wishes},
     servers::{self, Servers},
     watching::{Attached, Start},
 };
@@ -102,25 +104,44 @@ fn refused_extension(error: &ClientError, servers: &Servers) -> Option<usize> {
 fn drop_server(servers: &mut Servers, number: usize, error: &ClientError) {
     let server = servers.extensions.remove(number);
     let mut text = format!("The MCP server {:?} is left out: {}", server.name, error.message);
-    if let Some(violation) = error.violations.first() {
+    if let Some(violation) = error.violations.first().filter(|v| !error.message.contains(&v.description)) {
         text.push_str(&format!(" ({})", violation.description));
     }
     servers.problems.push(text);
+}
+
+/// The editor's servers beside the configured extensions, or beside those that a client made for Goose has chosen.
+fn selection(wishes: &Wishes, servers: &Servers) -> Selection {
+    let add = servers.extensions.clone();
+    match &wishes.extensions {
+        None => Selection::Configured(ConfiguredSelection { add }),
+        Some(chosen) => {
+            let others = chosen.iter().filter(|one| !add.iter().any(|server| server.name == one.name));
+            // The servers come first: a refusal by place is about one of them.
+            let extensions = add.iter().chain(others).cloned().collect();
+            Selection::Exactly(ExactSelection { extensions })
+        }
+    }
 }
 
 impl Inner {
     pub(super) async fn new_session(self: &Arc<Self>, params: &Value) -> Outcome {
         let Directories { cwd, more } = Directories::read(params)?;
         let mut servers = servers::read(params)?;
-        self.needs_model().await?;
+        let mut wishes = Wishes::read(params)?;
+        self.own_parts(wishes.extensions.as_deref_mut().unwrap_or_default()).await?;
+        if wishes.model.is_none() {
+            self.needs_model().await?;
+        }
         let session = loop {
-            let add = servers.extensions.clone();
             let request = CreateSessionRequest {
                 working_directory: cwd.clone(),
                 additional_directories: more.clone().unwrap_or_default(),
-                extensions: Some(ExtensionSelection {
-                    selection: Some(Selection::Configured(ConfiguredSelection { add })),
-                }),
+                kind: wishes.kind as i32,
+                model: wishes.model.clone(),
+                recipe: wishes.recipe.clone(),
+                labels: wishes.labels().into_iter().collect(),
+                extensions: Some(ExtensionSelection { selection: Some(selection(&wishes, &servers)) }),
                 instructions: instructions(params),
                 client_environment: self.options.client_environment.clone().into_iter().collect(),
                 demo_allowed: self.options.demo_allowed,
@@ -154,7 +175,8 @@ impl Inner {
         let caps = self.caps();
         let answer = acp::NewSessionResponse::new(session.session_id.clone())
             .modes(options::modes(&session.options))
-            .config_options(options::config_options(&session.options, &caps));
+            .config_options(options::config_options(&session.options, &caps))
+            .meta(caps.goose.then(|| meta::of_opened(&session)));
         let attached = Arc::new(Attached::new(&session.session_id, &caps, &session.working_directory));
         let mut updates = attached.dialect().session_told(&session);
         updates.extend(self.problems(&attached, servers));
@@ -268,7 +290,8 @@ impl Inner {
         updates.extend(self.problems(&attached, &servers));
         let answer = acp::LoadSessionResponse::new()
             .modes(options::modes(&session.options))
-            .config_options(options::config_options(&session.options, &caps));
+            .config_options(options::config_options(&session.options, &caps))
+            .meta(caps.goose.then(|| meta::of_opened(&session)));
         let interactions = self.pending(session_id).await;
         let start = Start { session: attached, after, updates, interactions, created: false };
         Ok(Handled::Start(super::dispatch::to_json(&answer)?, Box::new(start)))
@@ -299,13 +322,24 @@ impl Inner {
 
     /// Questions that are open now. One that came after the snapshot comes again with the watch and is known by its id.
     async fn pending(&self, session_id: &str) -> Vec<Interaction> {
-        let request = ListInteractionsRequest {
+        self.open_questions(session_id).await.unwrap_or_default()
+    }
+
+    /// The same, or why they cannot be told.
+    pub(super) async fn open_questions(&self, session_id: &str) -> Result<Vec<Interaction>, RpcError> {
+        let mut questions = Vec::new();
+        let mut request = ListInteractionsRequest {
             session_id: session_id.to_owned(),
             ..ListInteractionsRequest::default()
         };
-        match self.client.interactions().list_interactions(request).await {
-            Ok(response) => response.into_inner().interactions,
-            Err(_) => Vec::new(),
+        loop {
+            let page = self.client.interactions().list_interactions(request.clone()).await;
+            let page = page.map_err(|s| RpcError::of(&s.into(), Some(session_id)))?.into_inner();
+            questions.extend(page.interactions);
+            request.page_token = page.next_page_token;
+            if request.page_token.is_empty() {
+                return Ok(questions);
+            }
         }
     }
 
@@ -382,18 +416,33 @@ impl Inner {
             Some(cursor) => cursor.as_str().ok_or_else(|| RpcError::params("cursor must be a text"))?,
         };
         let archived = params.get("archived").and_then(Value::as_str).unwrap_or("exclude");
+        let kinds = meta::kinds(params);
         let request = ListSessionsRequest {
             page_size: PAGE,
             page_token: cursor.to_owned(),
             working_directory: cwd,
             include_archived: archived != "exclude",
+            kinds: kinds.iter().map(|kind| *kind as i32).collect(),
+            // Goose's list is of conversations.
+            with_messages_only: !kinds.is_empty(),
             ..ListSessionsRequest::default()
         };
-        let page = self.client.sessions().list_sessions(request).await.map_err(RpcError::from)?.into_inner();
-        let shown = page.sessions.iter().filter(|s| archived != "only" || s.archive_time.is_some());
-        let sessions: Vec<_> = shown.map(session_info).collect();
-        let next = non_empty(&page.next_page_token);
-        Handled::reply(&acp::ListSessionsResponse::new(sessions).next_cursor(next))
+        let (sessions, next) = match meta::query(params) {
+            Some(query) => (self.search(query, request).await?, None),
+            None => {
+                let page = self.client.sessions().list_sessions(request).await;
+                let page = page.map_err(RpcError::from)?.into_inner();
+                (page.sessions, non_empty(&page.next_page_token))
+            }
+        };
+        let goose = self.caps().goose;
+        let default_model = if goose { self.server_info().await?.default_model } else { None };
+        let shown = sessions.iter().filter(|s| archived != "only" || s.archive_time.is_some());
+        let shown = shown.map(|session| {
+            let told = goose.then(|| meta::of_session(session, default_model.as_ref()));
+            session_info(session).meta(told)
+        });
+        Handled::reply(&acp::ListSessionsResponse::new(shown.collect::<Vec<_>>()).next_cursor(next))
     }
 
     pub(super) async fn close_session(self: &Arc<Self>, params: &Value) -> Outcome {

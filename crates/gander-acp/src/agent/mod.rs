@@ -13,6 +13,7 @@ mod login;
 mod prompt;
 mod servers;
 mod settings;
+mod terminals;
 #[cfg(test)]
 mod tests;
 mod watching;
@@ -256,6 +257,11 @@ impl Asked {
     /// The answer. An error also when the connection ends first.
     pub(crate) async fn answer(&mut self) -> Result<Value, RpcError> {
         (&mut self.answer).await.unwrap_or_else(|_| Err(RpcError::internal("the connection ended")))
+    }
+
+    /// The client's answer; `None` when the connection ends first.
+    pub(crate) async fn settled(&mut self) -> Option<Result<Value, RpcError>> {
+        (&mut self.answer).await.ok()
     }
 
     /// Nobody waits any more: tells the client so, unless it has answered.

@@ -1,7 +1,5 @@
 //! Options, modes, titles and archiving.
 
-use std::sync::Arc;
-
 use agent_client_protocol_schema::v1 as acp;
 use gander_proto::v1::{
     Session, SessionOption, SessionOptionValue, SetSessionOptionRequest, UpdateSessionRequest,
@@ -59,28 +57,28 @@ impl Inner {
         (updates, dialect.options().to_vec())
     }
 
-    pub(super) async fn set_mode(self: &Arc<Self>, params: &Value) -> Outcome {
+    /// Sets the option of this category, for the requests that are older than options.
+    async fn choose(&self, params: &Value, category: &str, key: &str) -> Outcome {
         let session_id = required(params, "sessionId")?;
-        let mode = required(params, "modeId")?.to_owned();
+        let choice = required(params, key)?.to_owned();
         let options = self.current_options(session_id).await;
-        let option_id = options::mode_option_id(&options).unwrap_or("mode").to_owned();
-        let set = self.set_option(session_id, &option_id, session_option_value::Value::Choice(mode)).await?;
+        let option = options.iter().find(|option| option.category == category);
+        let option_id = option.map_or(category, |option| &option.option_id).to_owned();
+        let value = session_option_value::Value::Choice(choice);
+        let set = self.set_option(session_id, &option_id, value).await?;
         let (updates, _) = self.options_set(session_id, set);
         Ok(Handled::ReplyThen(json!({}), session_id.to_owned(), updates))
     }
 
-    pub(super) async fn set_model(self: &Arc<Self>, params: &Value) -> Outcome {
-        let session_id = required(params, "sessionId")?;
-        let model = required(params, "modelId")?.to_owned();
-        let options = self.current_options(session_id).await;
-        let option = options.iter().find(|option| option.category == "model");
-        let option_id = option.map_or("model", |option| &option.option_id).to_owned();
-        let set = self.set_option(session_id, &option_id, session_option_value::Value::Choice(model)).await?;
-        let (updates, _) = self.options_set(session_id, set);
-        Ok(Handled::ReplyThen(json!({}), session_id.to_owned(), updates))
+    pub(super) async fn set_mode(&self, params: &Value) -> Outcome {
+        self.choose(params, "mode", "modeId").await
     }
 
-    pub(super) async fn set_config_option(self: &Arc<Self>, params: &Value) -> Outcome {
+    pub(super) async fn set_model(&self, params: &Value) -> Outcome {
+        self.choose(params, "model", "modelId").await
+    }
+
+    pub(super) async fn set_config_option(&self, params: &Value) -> Outcome {
         let session_id = required(params, "sessionId")?;
         let option_id = required(params, "configId")?;
         let value = match params.get("value") {

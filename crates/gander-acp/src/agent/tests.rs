@@ -1,5 +1,7 @@
 //! A connection against a scripted daemon: what a real one does seldom or never.
 
+mod terminals;
+
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -29,6 +31,7 @@ struct Script {
     attached: mpsc::Sender<pb::AttachHostRequest>,
     completed: mpsc::Sender<pb::CompleteHostCallRequest>,
     answers: mpsc::Sender<pb::RespondToInteractionRequest>,
+    reports: mpsc::Sender<pb::ReportHostProgressRequest>,
 }
 
 struct Host(Arc<Script>);
@@ -50,8 +53,9 @@ impl HostService for Host {
 
     async fn report_host_progress(
         &self,
-        _: Request<pb::ReportHostProgressRequest>,
+        request: Request<pb::ReportHostProgressRequest>,
     ) -> Result<Response<pb::ReportHostProgressResponse>, Status> {
+        self.0.reports.send(request.into_inner()).await.expect("expected");
         Ok(Response::new(pb::ReportHostProgressResponse {}))
     }
 
@@ -122,6 +126,27 @@ async fn serve(script: Arc<Script>, request: http::Request<Body>) -> http::Respo
             let info = pb::ServerInfo { default_model, ..pb::ServerInfo::default() };
             one(&pb::GetServerInfoResponse { server_info: Some(info) })
         }
+        "AuthenticateProvider" => {
+            use pb::authenticate_provider_response::Step;
+            let code = pb::DeviceCode {
+                verification_url: "https://sign.in/device".into(),
+                user_code: "AB-12".into(),
+                ..pb::DeviceCode::default()
+            };
+            let steps = [
+                Step::StatusText("asking".into()),
+                Step::OpenUrl("https://sign.in/page".into()),
+                Step::DeviceCode(code),
+                Step::Succeeded(Box::default()),
+            ];
+            let steps = steps.map(|step| framed(&pb::AuthenticateProviderResponse { step: Some(step) }));
+            answered(stream::iter(steps))
+        }
+        "ListProviders" => {
+            let provider =
+                pb::Provider { provider_id: "p".into(), configured: true, ..pb::Provider::default() };
+            one(&pb::ListProvidersResponse { providers: vec![provider] })
+        }
         "GetSession" => one(&pb::GetSessionResponse { session: Some(session()) }),
         "CallTool" => answered(stream::pending()),
         "StartTurn" => one(&pb::StartTurnResponse::default()),
@@ -138,6 +163,7 @@ struct Stage {
     attached: mpsc::Receiver<pb::AttachHostRequest>,
     completed: mpsc::Receiver<pb::CompleteHostCallRequest>,
     answers: mpsc::Receiver<pb::RespondToInteractionRequest>,
+    reports: mpsc::Receiver<pb::ReportHostProgressRequest>,
     sequence: i64,
 }
 
@@ -153,12 +179,14 @@ impl Stage {
         let (attached_sender, attached) = mpsc::channel(16);
         let (completed_sender, completed) = mpsc::channel(16);
         let (answer_sender, answers) = mpsc::channel(16);
+        let (report_sender, reports) = mpsc::channel(16);
         let script = Arc::new(Script {
             events: Mutex::new(Some(event_receiver)),
             calls: Mutex::new(Some(call_receiver)),
             attached: attached_sender,
             completed: completed_sender,
             answers: answer_sender,
+            reports: report_sender,
         });
         let service = tower::service_fn(move |request| {
             let script = script.clone();
@@ -167,7 +195,8 @@ impl Stage {
         let service: LocalService = BoxCloneSyncService::new(service);
         let client = gander_client::Client::connect(Endpoint::Local(service), ClientOptions::new("test"));
         let connection = Connection::new(client.await.expect("a client"), Options::default());
-        let mut stage = Self { connection, events, calls, attached, completed, answers, sequence: 1 };
+        let mut stage =
+            Self { connection, events, calls, attached, completed, answers, reports, sequence: 1 };
         stage.send(json!({"id": 0, "method": "initialize", "params": {"protocolVersion": 1, "clientCapabilities": capabilities}})).await;
         stage.next().await;
         stage
@@ -345,27 +374,32 @@ async fn the_editor_runs_commands_and_every_terminal_is_released() {
 
 #[tokio::test]
 async fn a_page_is_shown_and_done_when_the_asker_says_so() {
-    let mut stage = Stage::new(json!({"elicitation": {"url": {}}})).await;
-    let page = || {
-        pb::interaction::Question::OpenUrl(pb::UrlQuestion {
-            purpose: pb::UrlPurpose::Oauth as i32,
+    for purpose in [pb::UrlPurpose::Oauth, pb::UrlPurpose::Elicitation] {
+        let mut stage = Stage::new(json!({"elicitation": {"url": {}}})).await;
+        let page = pb::interaction::Question::OpenUrl(pb::UrlQuestion {
+            purpose: purpose as i32,
             extension_name: "mail".into(),
             url: "https://sign.in".into(),
+            message: "Sign in, please.".into(),
             ..pb::UrlQuestion::default()
-        })
-    };
-    stage.asks(page()).await;
-    let asked = stage.asked("elicitation/create").await;
-    assert_eq!(
-        asked["params"],
-        json!({"sessionId": "s", "mode": "url", "elicitationId": "i", "url": "https://sign.in",
-            "message": "The extension mail asks for authorization."})
-    );
-    stage.answer(&asked, json!({"action": "accept"})).await;
-    let answer = soon("answer", stage.answers.recv()).await.expect("an answer");
-    assert_eq!(answer.interaction_id, "i");
-    stage.resolved().await;
-    assert_eq!(stage.asked("elicitation/complete").await["params"], json!({"elicitationId": "i"}));
+        });
+        stage.asks(page).await;
+        let asked = stage.asked("elicitation/create").await;
+        assert_eq!(
+            asked["params"],
+            json!({"sessionId": "s", "mode": "url", "elicitationId": "i", "url": "https://sign.in",
+                "message": "Sign in, please."})
+        );
+        stage.answer(&asked, json!({"action": "accept"})).await;
+        if purpose == pb::UrlPurpose::Elicitation {
+            let answer = soon("answer", stage.answers.recv()).await.expect("an answer");
+            assert_eq!(answer.interaction_id, "i");
+        }
+        stage.resolved().await;
+        assert_eq!(stage.asked("elicitation/complete").await["params"], json!({"elicitationId": "i"}));
+        // Who signs in takes a while: that the page was opened does not end the waiting for the browser.
+        assert!(stage.answers.try_recv().is_err(), "{purpose:?}");
+    }
 }
 
 #[tokio::test]
@@ -379,6 +413,96 @@ async fn who_cannot_be_asked_is_told_in_words() {
         .await;
     let told = stage.asked("session/update").await;
     assert!(told.to_string().contains("https://sign.in"), "{told}");
+}
+
+fn form() -> pb::interaction::Question {
+    pb::interaction::Question::ElicitForm(pb::FormQuestion {
+        message: "Your name?".into(),
+        schema_json: r#"{"type":"object","properties":{"name":{"type":"string"}}}"#.into(),
+        ..pb::FormQuestion::default()
+    })
+}
+
+#[tokio::test]
+async fn a_client_made_for_goose_gets_forms_in_gooses_way_and_answers_with_a_request() {
+    let mut stage = Stage::new(json!({"_meta": {"goose": {"customNotifications": true}}})).await;
+    let method = "_goose/unstable/session/update";
+    for (data, action, content) in [
+        (json!({"name": "Ada"}), pb::FormAction::Accept, r#"{"name":"Ada"}"#),
+        (Value::Null, pb::FormAction::Cancel, ""),
+    ] {
+        stage.asks(form()).await;
+        let shown = stage.asked(method).await;
+        assert_eq!(
+            shown["params"],
+            json!({"sessionId": "s", "update": {"sessionUpdate": "interaction_update", "interaction": {
+                "type": "elicitation", "id": "i", "state": "pending", "message": "Your name?",
+                "requestedSchema": {"type": "object", "properties": {"name": {"type": "string"}}},
+            }}})
+        );
+        let respond = json!({"sessionId": "s", "elicitationId": "i", "userData": data});
+        stage
+            .send(json!({"id": "r", "method": "_goose/unstable/elicitation/respond", "params": respond}))
+            .await;
+        let answer =
+            soon("answer", stage.answers.recv()).await.expect("an answer").answer.expect("an answer");
+        let Some(pb::interaction_answer::Answer::Form(form)) = answer.answer else { panic!("{answer:?}") };
+        assert_eq!((form.action(), form.content_json.as_str()), (action, content));
+        stage.resolved().await;
+        let mut settled = Value::Null;
+        while settled.is_null() {
+            let message = stage.next().await;
+            if message["method"] == method {
+                settled = message["params"]["update"]["interaction"].clone();
+            }
+        }
+        assert_eq!(settled, json!({"type": "elicitation", "id": "i", "state": "submitted"}));
+    }
+    // Whoever knows the protocol's own way is asked in that one alone.
+    let both = json!({"_meta": {"goose": {"customNotifications": true}}, "elicitation": {"form": {}}});
+    let mut stage = Stage::new(both).await;
+    stage.asks(form()).await;
+    let next = stage.asked("elicitation/create").await;
+    assert_eq!(next["params"]["mode"], "form");
+}
+
+#[tokio::test]
+async fn signing_in_has_the_client_open_pages_until_it_is_done() {
+    let method = "_goose/unstable/providers/config/authenticate";
+    let mut stage = Stage::new(json!({"elicitation": {"url": {}}})).await;
+    stage.send(json!({"id": "in", "method": method, "params": {"providerId": "p"}})).await;
+    let mut pages = Vec::new();
+    for (url, words) in [("https://sign.in/page", "Sign in"), ("https://sign.in/device", "AB-12")] {
+        let page = stage.asked("elicitation/create").await;
+        let params = &page["params"];
+        assert_eq!(
+            (&params["url"], &params["mode"], &params["requestId"]),
+            (&json!(url), &json!("url"), &json!("in"))
+        );
+        assert!(params["message"].as_str().expect("text").contains(words), "{params}");
+        pages.push(params["elicitationId"].clone());
+        stage.answer(&page, json!({"action": "accept"})).await;
+    }
+    for page in pages {
+        assert_eq!(stage.asked("elicitation/complete").await["params"]["elicitationId"], page);
+    }
+    let status = json!({"providerId": "p", "isConfigured": true});
+    assert_eq!(stage.next().await["result"]["status"], status);
+
+    stage.send(json!({"id": "no", "method": method, "params": {"providerId": "p"}})).await;
+    let page = stage.asked("elicitation/create").await;
+    stage.answer(&page, json!({"action": "decline"})).await;
+    assert_eq!(stage.next().await["error"]["code"], -32800);
+
+    // Without pages the person is told what to open.
+    let mut stage = Stage::new(json!({})).await;
+    stage.send(json!({"id": "in", "method": method, "params": {"providerId": "p"}})).await;
+    let mut refused = stage.next().await;
+    while refused["id"] != "in" {
+        refused = stage.next().await;
+    }
+    assert_eq!(refused["error"]["data"]["url"], "https://sign.in/page", "{refused}");
+    assert!(refused["error"]["message"].as_str().expect("text").contains("https://sign.in/page"));
 }
 
 #[tokio::test]

@@ -34,6 +34,9 @@ impl Unusable {
 /// The blocks for a part: none for what has no form in ACP.
 pub(crate) fn blocks(part: &Part) -> Option<acp::ContentBlock> {
     let annotations = part.annotations.as_ref().and_then(annotations);
+    if let Some(what) = not_shown(part) {
+        return Some(text_block(&format!("[{} bytes of {what}]", part.size_bytes)));
+    }
     Some(match part.body.as_ref()? {
         part::Body::Text(text) => {
             acp::ContentBlock::Text(acp::TextContent::new(text.clone()).annotations(annotations))
@@ -55,11 +58,29 @@ pub(crate) fn blocks(part: &Part) -> Option<acp::ContentBlock> {
                 .size(link.size_bytes)
                 .annotations(annotations),
         ),
-        part::Body::TextContentId(_) => text_block(&format!("[{} bytes of text]", part.size_bytes)),
         part::Body::Unknown(unknown) => text_block(&format!("[content of kind {:?}]", unknown.kind)),
-        // These belong to tool calls, where they have a form of their own.
-        part::Body::Diff(_) | part::Body::Terminal(_) => return None,
+        // These belong to tool calls, where they have a form of their own; the last is told above.
+        part::Body::Diff(_) | part::Body::Terminal(_) | part::Body::TextContentId(_) => return None,
     })
+}
+
+/// What kind of value it is that is too large to be sent along.
+fn not_shown(part: &Part) -> Option<String> {
+    let of = |mime_type: &str, kind: &str| {
+        if mime_type.is_empty() { kind.to_owned() } else { mime_type.to_owned() }
+    };
+    let beside = |media: &MediaPart| matches!(media.source, Some(media_part::Source::ContentId(_)));
+    match part.body.as_ref()? {
+        part::Body::TextContentId(_) => Some("text".to_owned()),
+        part::Body::Image(media) if beside(media) => Some(of(&media.mime_type, "image")),
+        part::Body::Audio(media) if beside(media) => Some(of(&media.mime_type, "audio")),
+        part::Body::Resource(resource)
+            if matches!(resource.contents, Some(resource_contents::Contents::ContentId(_))) =>
+        {
+            Some(format!("{} ({})", of(&resource.mime_type, "data"), resource.uri))
+        }
+        _ => None,
+    }
 }
 
 pub(crate) fn text_block(text: &str) -> acp::ContentBlock {
@@ -232,6 +253,22 @@ mod tests {
             json!({"type": "text"}),
         ] {
             assert!(matches!(part(&block), Err(Unusable::Damaged { .. })), "{block}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_to_be_sent_is_named() {
+        let media = |mime_type: &str| MediaPart {
+            mime_type: mime_type.into(),
+            source: Some(media_part::Source::ContentId("c".into())),
+        };
+        for (body, wanted) in [
+            (part::Body::Image(media("image/png")), "[9 bytes of image/png]"),
+            (part::Body::Audio(media("")), "[9 bytes of audio]"),
+            (part::Body::TextContentId("c".into()), "[9 bytes of text]"),
+        ] {
+            let part = Part { body: Some(body), size_bytes: 9, ..Part::default() };
+            assert_eq!(blocks(&part), Some(text_block(wanted)));
         }
     }
 

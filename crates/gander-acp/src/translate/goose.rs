@@ -1,6 +1,6 @@
 //! Session events → Goose's own session updates, which stand beside the protocol's, for clients that ask for them.
 //!
-//! Not told: questions. Clients get those as the protocol's own requests.
+//! Questions are not told here: clients get them as the protocol's own requests, or whoever asks shows them in Goose's way.
 
 use gander_proto::v1::{Item, ItemState, NoticeLevel, SessionEvent, item, session_event::Payload};
 use serde_json::{Value, json};

@@ -32,6 +32,8 @@ use crate::caps::ClientCaps;
 
 /// Own messages that are remembered until the log repeats them.
 const MAX_OWN_MESSAGES: usize = 64;
+/// Terminals that wait for their calls.
+const MAX_EARLY_TERMINALS: usize = 64;
 
 /// What a client knows of one session: the state between one event and the next.
 #[derive(Debug, Clone)]
@@ -40,6 +42,8 @@ pub struct DialectState {
     cwd: String,
     open: HashMap<String, Open>,
     own_messages: BTreeSet<String>,
+    /// Terminals of the client's for calls that it has not heard of yet.
+    terminals: BTreeMap<String, String>,
     options: Vec<SessionOption>,
     /// Event that the options stand for: older ones tell nothing new.
     options_sequence: i64,
@@ -78,6 +82,7 @@ impl DialectState {
             cwd: cwd.into(),
             open: HashMap::new(),
             own_messages: BTreeSet::new(),
+            terminals: BTreeMap::new(),
             options: Vec::new(),
             options_sequence: -1,
             commands: Vec::new(),
@@ -180,8 +185,15 @@ impl DialectState {
         self.open.values().any(|open| matches!(open, Open::Tool(view) if view.holds_back()))
     }
 
-    /// A terminal of the client's runs this call.
+    /// A terminal of the client's runs this call. The daemon's events and its calls come on two ways: a call that is not
+    /// known yet is announced with its terminal.
     pub fn embed_terminal(&mut self, item_id: &str, terminal_id: &str) -> Vec<acp::SessionUpdate> {
+        if !self.open.contains_key(item_id) {
+            if self.terminals.len() >= MAX_EARLY_TERMINALS {
+                self.terminals.pop_first();
+            }
+            self.terminals.insert(item_id.to_owned(), terminal_id.to_owned());
+        }
         self.with_tool(item_id, |view, frame| view.embed_terminal(item_id, terminal_id, frame))
     }
 
@@ -343,7 +355,7 @@ impl DialectState {
             Some(item::Body::Thought(_)) => Open::Thought { message_id: thought_id(item), sent: 0 },
             Some(item::Body::Compaction(_)) => Open::Compaction { sent: BTreeMap::new() },
             Some(item::Body::ToolCall(call)) => {
-                let mut view = View::new(call);
+                let mut view = View::new(call).in_client_terminal(self.terminals.remove(&id));
                 let updates = view.announce(&id, self.frame());
                 self.open.insert(id, Open::Tool(Box::new(view)));
                 return updates;
@@ -381,7 +393,9 @@ impl DialectState {
                 let frame = Frame { cwd: &self.cwd, output: self.output_form() };
                 match self.open.get_mut(&item.item_id) {
                     Some(Open::Tool(view)) => view.update(&item.item_id, call, frame),
-                    _ => View::new(call).announce(&item.item_id, frame),
+                    _ => View::new(call)
+                        .in_client_terminal(self.terminals.remove(&item.item_id))
+                        .announce(&item.item_id, frame),
                 }
             }
             None => Vec::new(),

@@ -69,11 +69,6 @@ fn mode_option(options: &[SessionOption]) -> Option<(&SessionOption, &str)> {
     }
 }
 
-/// Id of the option behind the modes.
-pub(crate) fn mode_option_id(options: &[SessionOption]) -> Option<&str> {
-    mode_option(options).map(|(option, _)| option.option_id.as_str())
-}
-
 /// The modes, for clients that know no configuration options.
 pub(crate) fn modes(options: &[SessionOption]) -> Option<acp::SessionModeState> {
     let (option, current) = mode_option(options)?;

@@ -66,6 +66,12 @@ impl View {
         }
     }
 
+    /// The same, run by a terminal of the client's.
+    pub(crate) fn in_client_terminal(mut self, terminal_id: Option<String>) -> Self {
+        self.client_terminal = terminal_id;
+        self
+    }
+
     /// The first message about a call.
     pub(crate) fn announce(&mut self, item_id: &str, frame: Frame<'_>) -> Vec<acp::SessionUpdate> {
         let fields = self.fields(frame);
@@ -187,6 +193,8 @@ impl View {
         frame: Frame<'_>,
     ) -> Vec<acp::SessionUpdate> {
         self.client_terminal = Some(terminal_id.to_owned());
+        // The content is others now, also where there was none.
+        self.shown.content = Some(Vec::new());
         self.send(item_id, frame)
     }
 
@@ -225,7 +233,9 @@ impl View {
             call.content.iter().filter_map(|part| displayed(part, frame.cwd)).collect();
         if let Some(result) = &call.result {
             let has_diff = content.iter().any(|c| matches!(c, acp::ToolCallContent::Diff(_)));
-            let in_terminal = self.in_terminal(frame);
+            // A terminal shows what ran in it, not that nobody knows how it ended.
+            let in_terminal = self.in_terminal(frame)
+                && (self.client_terminal.is_none() || !result.structured_content_json.is_empty());
             if !(has_diff && result.outcome() == ToolOutcome::Ok || in_terminal) {
                 content.extend(result.parts.iter().filter_map(|part| displayed(part, frame.cwd)));
             }

@@ -32,6 +32,8 @@ fn bundled_files_are_valid() {
     for Entry { file, custom } in &agents.files {
         assert!(!custom);
         assert_eq!(file.unknown, Map::new(), "{}: fields that nobody reads", file.name);
+        let launch = file.launch(&Given(&[])).unwrap();
+        assert!(launch.read_only_modes.iter().all(|mode| !launch.unattended_modes.contains(mode)));
         for key in file.authenticate.keys() {
             assert!(file.env_keys.contains(key), "{}: {key} is never passed on", file.name);
         }
@@ -103,6 +105,7 @@ fn how_an_agent_is_started() {
     assert_eq!(environment, [("KEY", "hunter2hunter2"), ("PLAIN", "1"), ("URL", "http://u")]);
     assert_eq!((launch.authentication, launch.secrets.len()), (vec!["by-key".to_owned()], 1));
     assert_eq!((launch.start_budget.as_secs(), launch.settle.as_millis()), (5, 1000));
+    assert_eq!(launch.read_only_modes[..2], ["plan", "read-only"], "as most agents call theirs");
     let moved = file.launch(&Given(&[("X_COMMAND", "'/opt/my agent' --acp")])).unwrap();
     assert_eq!(moved.command_lines, [vec!["/opt/my agent", "--acp"]]);
     assert!(file.launch(&Given(&[("X_COMMAND", "'open")])).is_err());

@@ -45,6 +45,8 @@ pub(crate) struct Client {
     pub(crate) forms: Mutex<VecDeque<AgentElicitationAnswer>>,
     pub(crate) host: Mutex<VecDeque<HostCallOutcome>>,
     pub(crate) host_calls: Mutex<Vec<HostCallKind>>,
+    /// Why the agent may not work.
+    pub(crate) forbids: Mutex<Option<String>>,
     told: tokio::sync::Notify,
     /// Held while updates must wait.
     pub(crate) gate: tokio::sync::Mutex<()>,
@@ -73,9 +75,21 @@ impl AgentClient for Client {
         .boxed()
     }
 
+    fn forbids_work(&self) -> BoxFuture<'_, Option<String>> {
+        let why = self.forbids.lock().unwrap().clone();
+        async move { why }.boxed()
+    }
+
+    /// Without a prepared answer the question stays open.
     fn elicit(&self, _question: AgentElicitation) -> BoxFuture<'_, AgentElicitationAnswer> {
         let answer = self.forms.lock().unwrap().pop_front();
-        async move { answer.expect("a prepared answer") }.boxed()
+        async move {
+            match answer {
+                Some(answer) => answer,
+                None => std::future::pending().await,
+            }
+        }
+        .boxed()
     }
 
     fn host_call(&self, kind: HostCallKind) -> BoxFuture<'_, Option<HostCallOutcome>> {

@@ -164,7 +164,7 @@ async fn the_host_comes_before_the_disk() {
     let rig = Rig::new(&json!({"session/prompt": [steps]}));
     rig.client.host.lock().unwrap().extend([
         HostCallOutcome::FsRead { text: "unsaved".into() },
-        HostCallOutcome::Failed { message: "no such buffer".into() },
+        HostCallOutcome::Failed { message: "no such buffer".into(), refused: false },
         HostCallOutcome::Terminal {
             output: "ok\n".into(),
             truncated: true,
@@ -250,5 +250,45 @@ async fn a_command_can_be_killed_and_ends_with_the_session() {
     let answers = rig.answers();
     assert!(answers[2]["signal"].as_str().is_some_and(|signal| signal.starts_with("SIG")), "{answers:?}");
     assert_eq!(answers[4]["code"], -32602, "outside of the session's folders");
+    session.close().await;
+}
+
+#[tokio::test]
+async fn a_page_is_closed_when_the_agent_says_so() {
+    let page = json!({"sessionId": "$session", "mode": "url", "message": "Log in", "elicitationId": "e1", "url": "http://x"});
+    let steps = json!([
+        {"ask": {"method": "elicitation/create", "params": page}},
+        {"notify": {"method": "elicitation/complete", "params": {"elicitationId": "another"}}},
+        {"notify": {"method": "elicitation/complete", "params": {"elicitationId": "e1"}}},
+        {"wait": true},
+        stop("end_turn"),
+    ]);
+    let rig = Rig::new(&json!({"session/prompt": [steps]}));
+    let session = rig.open().await;
+    prompt(&session, "go").await.unwrap();
+    assert_eq!(rig.answers(), [json!({"action": "accept"})]);
+    session.close().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_may_not_work_still_reads() {
+    let path = "$param:/prompt/0/text";
+    let steps = [
+        ask("fs/write_text_file", &json!({"sessionId": "$session", "path": path, "content": "new"})),
+        ask("terminal/create", &json!({"sessionId": "$session", "command": "true"})),
+        ask("fs/read_text_file", &json!({"sessionId": "$session", "path": path})),
+        stop("end_turn"),
+    ];
+    let rig = Rig::new(&json!({"session/prompt": [steps]}));
+    *rig.client.forbids.lock().unwrap() = Some("tools are off".to_owned());
+    let file = rig.work().join("notes.txt");
+    std::fs::write(&file, "old").unwrap();
+    let session = rig.open().await;
+    prompt(&session, file.to_str().unwrap()).await.unwrap();
+    let answers = rig.answers();
+    for refused in &answers[..2] {
+        assert_eq!((&refused["code"], &refused["message"]), (&json!(-32603), &json!("tools are off")));
+    }
+    assert_eq!(answers[2], json!({"content": "old"}));
     session.close().await;
 }

@@ -217,10 +217,12 @@ async fn failures_of_the_start() {
 
 #[tokio::test]
 async fn a_silent_agent_is_given_up_and_ended() {
-    let script = json!({"initialize": [[{"hang": true}]]});
+    let script = json!({"initialize": [[{"stderr": "waiting for the moon"}, {"hang": true}]]});
     let rig = Rig::with(&script, &json!({"start_seconds": 1}), &Given::default());
     let error = rig.try_open().await.err().unwrap();
     assert!(error.message.contains("not ready within 1 s"), "{error:?}");
+    assert!(error.message.ends_with("waiting for the moon"), "{error:?}");
+    assert_eq!(error.metadata["stderrTail"], "waiting for the moon");
 }
 
 #[tokio::test]

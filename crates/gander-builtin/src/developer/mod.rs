@@ -7,9 +7,11 @@ mod capture;
 mod diff;
 mod edit;
 mod list;
+mod plain;
 mod read;
 mod search;
 mod shell;
+mod terminal;
 mod texts;
 
 use std::sync::{Arc, LazyLock};
@@ -31,6 +33,7 @@ use crate::{
 };
 
 pub use shell::OUTPUT_NOTIFICATION;
+pub use terminal::ITEM_META_KEY;
 use texts::Texts;
 
 /// The name in an extension's config.

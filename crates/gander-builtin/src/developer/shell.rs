@@ -2,7 +2,8 @@
 //!
 //! One call is one tree of processes: it is gone when the call is over, whether the command exits, runs out of time,
 //! or is cancelled. Output is sent on while the command runs, in order and before the result; a client that does not
-//! take it slows the command down and nothing else.
+//! take it slows the command down and nothing else. Where an attached editor offers terminals the command runs in one
+//! (see `terminal`), once and only there.
 
 use std::{
     io,
@@ -26,7 +27,8 @@ use tokio::{
 
 use super::{
     Shared, ToolError, ToolResult, cancelled,
-    capture::{Capture, Decoder},
+    capture::{Capture, Captured, Decoder},
+    terminal::{self, Attempt},
 };
 use crate::{context::OUTPUT_DIRECTORY, paths::Access};
 
@@ -61,6 +63,10 @@ pub(super) struct Arguments {
     working_directory: Option<String>,
 }
 
+/// Variables that say that nobody is there to turn a page, answer a question, or see colours.
+pub(super) const ALONE: [(&str, &str); 4] =
+    [("TERM", "dumb"), ("PAGER", "cat"), ("GIT_PAGER", "cat"), ("GIT_TERMINAL_PROMPT", "0")];
+
 enum End {
     Exited(Exit),
     TimedOut,
@@ -77,11 +83,29 @@ pub(super) async fn run(
     if call.ct.is_cancelled() || shared.closing.is_cancelled() {
         return Err(cancelled());
     }
-    let spawned = shared.context.spawner.spawn_sandboxed(&spec, shared.context.sandbox.as_ref());
+    let refused = match terminal::run(shared, &spec, seconds, call).await? {
+        Attempt::Ran(result) => return Ok(result),
+        Attempt::NotStarted(reason) => Some(reason),
+        Attempt::Nobody => None,
+    };
+    let result = here(shared, &spec, seconds, call).await?;
+    Ok(match refused {
+        Some(reason) => terminal::with_note(result, &reason),
+        None => result,
+    })
+}
+
+/// Runs the command on this machine, as a child of the daemon's supervisor.
+async fn here(
+    shared: &Shared,
+    spec: &SpawnSpec,
+    seconds: u64,
+    call: &RequestContext<RoleServer>,
+) -> ToolResult {
+    let spawned = shared.context.spawner.spawn_sandboxed(spec, shared.context.sandbox.as_ref());
     let mut child =
         spawned.map_err(|error| ToolError::new(format!("the command was not started: {error}")))?;
-    let mut streams =
-        Streams::new(&mut child, Capture::new(shared.context.data_dir.join(OUTPUT_DIRECTORY)), call);
+    let mut streams = Streams::new(&mut child, capture(shared), call);
     let end = tokio::select! {
         biased;
         () = call.ct.cancelled() => End::Cancelled,
@@ -94,15 +118,25 @@ pub(super) async fn run(
             tracing::warn!(pid = child.pid(), %error, "a command could not be killed");
         }
         // What it wrote before it died is worth having, but nobody waits for a client now.
-        streams.peer = None;
+        streams.live = Live::default();
         streams.drain().await;
     }
     let capture = streams.finish().await;
     if matches!(end, End::Cancelled) {
         return Err(cancelled());
     }
-    let captured = capture.finish().await;
-    Ok(render(captured.text, captured.original_bytes, &end, seconds))
+    let ending = match end {
+        End::Exited(exit) => {
+            Ending { code: Some(exit.code), signal: exit.signal.map(signal_name), timed_out: false }
+        }
+        End::TimedOut | End::Cancelled => Ending { timed_out: true, ..Ending::default() },
+    };
+    Ok(render(capture.finish().await, &ending, seconds))
+}
+
+/// Where the output of a command is kept.
+pub(super) fn capture(shared: &Shared) -> Capture {
+    Capture::new(shared.context.data_dir.join(OUTPUT_DIRECTORY))
 }
 
 fn lost(error: &io::Error) -> ToolError {
@@ -120,10 +154,7 @@ fn spec(shared: &Shared, arguments: &Arguments) -> Result<SpawnSpec, ToolError> 
         return Err(ToolError::new(format!("working_directory: {folder} does not exist or is no folder")));
     }
     let mut environment = shared.context.environment.clone();
-    // Nobody is there to turn a page, answer a question, or see colours.
-    for (name, value) in
-        [("TERM", "dumb"), ("PAGER", "cat"), ("GIT_PAGER", "cat"), ("GIT_TERMINAL_PROMPT", "0")]
-    {
+    for (name, value) in ALONE {
         environment.insert(name.to_owned(), value.to_owned());
     }
     let shell = shell(&working_directory, &environment);
@@ -172,18 +203,36 @@ struct Streams {
     out: Source,
     err: Source,
     capture: Capture,
-    /// Who listens to live output, as long as it does.
-    peer: Option<(Peer<RoleServer>, ProgressToken)>,
+    live: Live,
+}
+
+/// Who listens to live output, as long as it does.
+#[derive(Default)]
+pub(super) struct Live(Option<(Peer<RoleServer>, ProgressToken)>);
+
+impl Live {
+    pub(super) fn new(call: &RequestContext<RoleServer>) -> Self {
+        Self(call.meta.get_progress_token().map(|token| (call.peer.clone(), token)))
+    }
+
+    pub(super) async fn send(&mut self, stream: &'static str, text: &str) {
+        let Some((peer, token)) = &self.0 else { return };
+        let params = json!({ "progressToken": token, "stream": stream, "text": text });
+        let notification = CustomNotification::new(OUTPUT_NOTIFICATION, Some(params));
+        // Sends run side by side inside rmcp: only one that has been waited for is before the next.
+        if peer.send_notification(ServerNotification::CustomNotification(notification)).await.is_err() {
+            self.0 = None;
+        }
+    }
 }
 
 impl Streams {
     fn new(child: &mut SupervisedChild, capture: Capture, call: &RequestContext<RoleServer>) -> Self {
-        let token = call.meta.get_progress_token();
         Self {
             out: Source::new("stdout", child.take_stdout()),
             err: Source::new("stderr", child.take_stderr()),
             capture,
-            peer: token.map(|token| (call.peer.clone(), token)),
+            live: Live::new(call),
         }
     }
 
@@ -229,13 +278,7 @@ impl Streams {
             return;
         }
         self.capture.push(&text).await;
-        let Some((peer, token)) = &self.peer else { return };
-        let params = json!({ "progressToken": token, "stream": stream, "text": text });
-        let notification = CustomNotification::new(OUTPUT_NOTIFICATION, Some(params));
-        // Sends run side by side inside rmcp: only one that has been waited for is before the next.
-        if peer.send_notification(ServerNotification::CustomNotification(notification)).await.is_err() {
-            self.peer = None;
-        }
+        self.live.send(stream, &text).await;
     }
 
     /// Ends both streams; a character that was begun is now known to be broken.
@@ -249,22 +292,31 @@ impl Streams {
     }
 }
 
-fn render(mut text: String, original_bytes: Option<u64>, end: &End, seconds: u64) -> CallToolResult {
-    let (exit, timed_out) = match end {
-        End::Exited(exit) => (Some(*exit), false),
-        End::TimedOut | End::Cancelled => (None, true),
+/// How a command ended, for its result.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    /// `None` where there is none, or nobody knows it.
+    pub(super) code: Option<i32>,
+    /// By name.
+    pub(super) signal: Option<String>,
+    /// It was ended because its time was over.
+    pub(super) timed_out: bool,
+}
+
+pub(super) fn render(captured: Captured, ending: &Ending, seconds: u64) -> CallToolResult {
+    let Captured { mut text, original_bytes } = captured;
+    let Ending { code, signal, timed_out } = ending;
+    let last = match (code, signal) {
+        _ if *timed_out => Some(format!("killed after {seconds} s: the time was over (see timeout_seconds)")),
+        (Some(0), _) => None,
+        (Some(code), Some(signal)) => Some(format!("exit code {code} ({signal})")),
+        (Some(code), None) => Some(format!("exit code {code}")),
+        (None, Some(signal)) => Some(format!("ended by {signal}")),
+        (None, None) => Some("ended without an exit code".to_owned()),
     };
-    if text.is_empty() && exit.is_some_and(Exit::success) {
+    if text.is_empty() && last.is_none() {
         text.push_str("(no output)");
     }
-    let last = match exit {
-        None => Some(format!("killed after {seconds} s: the time was over (see timeout_seconds)")),
-        Some(Exit { code: 0, .. }) => None,
-        Some(Exit { code, signal: Some(signal) }) => {
-            Some(format!("exit code {code} ({})", signal_name(signal)))
-        }
-        Some(Exit { code, signal: None }) => Some(format!("exit code {code}")),
-    };
     if let Some(last) = &last {
         if !text.is_empty() && !text.ends_with('\n') {
             text.push('\n');
@@ -272,8 +324,8 @@ fn render(mut text: String, original_bytes: Option<u64>, end: &End, seconds: u64
         text.push_str(last);
     }
     let structured = json!({
-        "exit_code": exit.map(|exit| exit.code),
-        "signal": exit.and_then(|exit| exit.signal).map(signal_name),
+        "exit_code": code,
+        "signal": signal,
         "timed_out": timed_out,
         "truncated": original_bytes.map_or(Value::Null, |bytes| json!({ "original_bytes": bytes })),
     });

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::*;
-use crate::secrets::SecretOrigin;
+use crate::secrets::{SecretOrigin, SecretStatus};
 
 /// One root in a temporary directory with its own policy and defaults.
 struct Root {
@@ -379,6 +379,44 @@ fn rules_move_between_lists_and_other_sections_stay() {
 }
 
 #[test]
+fn values_that_make_no_sense_are_refused() {
+    let root = Root::new();
+    let handle = root.open(&[]);
+    for (key, value, told) in [
+        (
+            "GOOSE_MODE",
+            json!("wrong"),
+            "GOOSE_MODE cannot be \"wrong\": it must be auto, approve, smart_approve or chat",
+        ),
+        ("gander.linger", json!("abc"), "it must be a number of seconds such as 90s, or schedules or always"),
+        ("GOOSE_MAX_TURNS", json!(0), "it must be a whole number from 1"),
+        ("GOOSE_AUTO_COMPACT_THRESHOLD", json!(7), "it must be a number from 0 to 1"),
+        ("gander.lingr", json!(5), "did you mean gander.linger?"),
+        ("gander.unheard_of", json!(5), "`gander config show` lists them"),
+    ] {
+        let error = handle.set(key, &value).unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains(told), "{error}");
+        assert!(handle.current().get(key).is_none_or(|entry| entry.value != value));
+    }
+    for (key, value) in
+        [("GOOSE_MODE", json!("chat")), ("GOOSE_MAX_TURNS", json!("7")), ("SOMEONES_KEY", json!({"a": 1}))]
+    {
+        handle.set(key, &value).unwrap();
+    }
+    assert!(handle.health().warnings.is_empty());
+    // In the file it may stand all the same: it is told, and can be put right.
+    root.write(CONFIG, "GOOSE_MODE: wrong\ngander.newer: 1\n");
+    handle.refresh();
+    let warnings: Vec<_> = handle.health().warnings.into_iter().map(|w| w.message).collect();
+    assert_eq!(
+        warnings,
+        ["GOOSE_MODE is \"wrong\", which is ignored: it must be auto, approve, smart_approve or chat"]
+    );
+    handle.set("GOOSE_MODE", &json!("auto")).unwrap();
+    assert!(handle.health().warnings.is_empty());
+}
+
+#[test]
 fn unusable_keys_are_refused() {
     let root = Root::new();
     let handle = root.open(&[]);
@@ -394,7 +432,7 @@ fn unusable_keys_are_refused() {
         handle.edit_map_entry("slash_commands", "a", Some(&json!(1))),
         Err(ConfigError::Shape { found: "a list", .. })
     ));
-    for key in ["a: b", "- a", "#a", "'a'", "true", "12", "{a}", "gander.listen"] {
+    for key in ["a: b", "- a", "#a", "'a'", "true", "12", "{a}", "a.listen"] {
         handle.set(key, &json!("v")).unwrap();
         assert_eq!(value(&handle, key), Some(json!("v")), "{key}");
         assert_eq!(value(&root.open(&[]), key), Some(json!("v")), "{key}");

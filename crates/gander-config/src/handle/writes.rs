@@ -5,28 +5,31 @@ use std::path::Path;
 use serde_json::Value;
 use serde_yaml_ng::{Mapping, Value as Yaml};
 
+use super::secrets::{STORE_KEY, Store, store_error};
 use super::{ConfigHandle, WriteOutcome};
 use crate::document::{self, json_kind, to_yaml};
 use crate::edit::{self, EditError, Target};
 use crate::error::ConfigError;
 use crate::file::{self, WriteRules};
-use crate::keys::{EXTENSIONS_KEY, MODEL_KEY, PROVIDER_KEY, is_secret_name};
+use crate::keys::{EXTENSIONS_KEY, KNOWN_KEYS, MODEL_KEY, PROVIDER_KEY, is_secret_name, known_key};
 use crate::layers::{Origin, WriteEffect};
 use crate::permissions::{RuleDecision, USER_SECTION, project_section, section_with};
 use crate::policy::Policy;
-use crate::secrets::SecretOrigin;
 
 const LONGEST_KEY: usize = 256;
-const SECRET_MODE: u32 = 0o600;
+/// Settings that no other program has begin so.
+const OWN_PREFIX: &str = "gander.";
+/// Names that are this alike (Jaro-Winkler, from 0 to 1) are taken for a slip of the pen.
+const ALIKE: f64 = 0.93;
 
 /// What happened to the file.
-struct Written {
-    changed: bool,
-    formatting_kept: bool,
+pub(super) struct Written {
+    pub(super) changed: bool,
+    pub(super) formatting_kept: bool,
 }
 
 impl Written {
-    fn outcome(&self, shadowed_by: Option<Origin>) -> WriteOutcome {
+    pub(super) fn outcome(&self, shadowed_by: Option<Origin>) -> WriteOutcome {
         WriteOutcome {
             effective: shadowed_by.is_none(),
             shadowed_by,
@@ -53,9 +56,11 @@ impl ConfigHandle {
             return Err(ConfigError::SecretKey { key: key.to_owned() });
         }
         check_lock(config.policy(), key)?;
+        check_value(key, value)?;
         match (key, value) {
             (PROVIDER_KEY, Value::String(id)) => config.policy().check_provider(id)?,
             (MODEL_KEY, Value::String(id)) => config.policy().check_model(id)?,
+            (STORE_KEY, value) => return self.set_store(value),
             _ => {}
         }
         self.write_config(Target::Top(key), Some(value), key)
@@ -72,7 +77,28 @@ impl ConfigHandle {
             return Err(own_accessor());
         }
         check_lock(self.current().policy(), key)?;
+        if key == STORE_KEY {
+            let config = self.current();
+            let default = config.distribution.get(key).and_then(Value::as_str).and_then(Store::parse);
+            return self.change_store(default.unwrap_or(Store::File), None);
+        }
         self.write_config(Target::Top(key), None, key)
+    }
+
+    fn set_store(&self, value: &Value) -> Result<WriteOutcome, ConfigError> {
+        let to = value.as_str().and_then(Store::parse);
+        let user = || Origin::User { path: self.paths().config_file() };
+        self.change_store(to.ok_or_else(|| store_error(value, user()))?, Some(value))
+    }
+
+    /// Writes the setting that chooses the store of secrets, and moves them where it rules.
+    fn change_store(&self, to: Store, value: Option<&Value>) -> Result<WriteOutcome, ConfigError> {
+        let config = self.current();
+        let write = || self.write_config(Target::Top(STORE_KEY), value, STORE_KEY);
+        let rules = config.get(STORE_KEY).is_none_or(|e| e.origin.write_effect() == WriteEffect::Effective);
+        // A setting that nobody understood had the file.
+        let now = self.store().unwrap_or(Store::File);
+        if rules && now != to && !self.keyring_disabled() { self.move_secrets(to, write) } else { write() }
     }
 
     /// Puts, replaces or (`None`) removes one entry of the mapping below `top_key`, such as one of `extensions`.
@@ -105,30 +131,6 @@ impl ConfigHandle {
             return Ok(WriteOutcome { effective: shadowed_by.is_none(), shadowed_by, ..outcome });
         }
         Ok(outcome)
-    }
-
-    /// Stores a secret in `secrets.yaml`, mode 0600.
-    ///
-    /// # Errors
-    /// The name or value is not usable; the file is malformed or cannot be written.
-    pub fn set_secret(&self, key: &str, value: &str) -> Result<WriteOutcome, ConfigError> {
-        check_key(key)?;
-        if value.is_empty() {
-            return Err(ConfigError::InvalidKey {
-                key: key.to_owned(),
-                reason: "its value is empty; use `delete_secret` to remove it".to_owned(),
-            });
-        }
-        self.write_secret(key, Some(&Yaml::String(value.to_owned())))
-    }
-
-    /// Removes a secret from `secrets.yaml`. One that is not there is no error; one in the environment stays.
-    ///
-    /// # Errors
-    /// As [`ConfigHandle::set_secret`].
-    pub fn delete_secret(&self, key: &str) -> Result<WriteOutcome, ConfigError> {
-        check_key(key)?;
-        self.write_secret(key, None)
     }
 
     /// Puts a pattern into exactly one list of `permission.yaml`, or (`None`) into none. Other sections stay.
@@ -195,18 +197,8 @@ impl ConfigHandle {
         Ok(written.outcome(shadowed_by))
     }
 
-    fn write_secret(&self, key: &str, value: Option<&Yaml>) -> Result<WriteOutcome, ConfigError> {
-        let path = self.paths().secrets_file();
-        let written = self.write(&path, Some(SECRET_MODE), |_| Ok((Target::Top(key), value.cloned())))?;
-        let shadowed_by = match self.secret_status(key).origin {
-            Some(SecretOrigin::Environment { variable }) => Some(Origin::Environment { variable }),
-            _ => None,
-        };
-        Ok(written.outcome(shadowed_by))
-    }
-
     /// Changes one entry of the file at `path`, then takes the new content into the snapshot.
-    fn write<'a>(
+    pub(super) fn write<'a>(
         &self,
         path: &Path,
         mode: Option<u32>,
@@ -247,7 +239,7 @@ fn edit_error(path: &Path, target: Target<'_>, error: EditError) -> ConfigError 
     }
 }
 
-fn check_key(key: &str) -> Result<(), ConfigError> {
+pub(super) fn check_key(key: &str) -> Result<(), ConfigError> {
     let reason = if key.is_empty() {
         "it is empty"
     } else if key.len() > LONGEST_KEY {
@@ -258,6 +250,43 @@ fn check_key(key: &str) -> Result<(), ConfigError> {
         return Ok(());
     };
     Err(ConfigError::InvalidKey { key: key.to_owned(), reason: reason.to_owned() })
+}
+
+/// A documented setting must make sense, and one of gander's own must exist. Other programs' keys are theirs.
+fn check_value(key: &str, value: &Value) -> Result<(), ConfigError> {
+    match known_key(key) {
+        Some(known) if !known.form.fits(value) => Err(ConfigError::InvalidValue {
+            key: key.to_owned(),
+            value: shortened(value),
+            expected: known.form.phrase(),
+        }),
+        None if key.starts_with(OWN_PREFIX) => {
+            Err(ConfigError::InvalidKey { key: key.to_owned(), reason: no_such_setting(key) })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn no_such_setting(key: &str) -> String {
+    let own = KNOWN_KEYS.iter().map(|known| known.key).filter(|known| known.starts_with(OWN_PREFIX));
+    let nearest = own
+        .map(|known| (known, strsim::jaro_winkler(key, known)))
+        .max_by(|(_, a), (_, b)| a.total_cmp(b))
+        .filter(|(_, likeness)| *likeness > ALIKE);
+    match nearest {
+        Some((known, _)) => format!("gander has no such setting; did you mean {known}?"),
+        None => "gander has no such setting; `gander config show` lists them".to_owned(),
+    }
+}
+
+/// A value for a message.
+pub(super) fn shortened(value: &Value) -> String {
+    const MOST: usize = 60;
+    let text = value.to_string();
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 fn own_accessor() -> ConfigError {

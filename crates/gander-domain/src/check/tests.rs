@@ -117,13 +117,13 @@ fn asked() -> Payload {
 }
 
 fn answered() -> Payload {
-    Payload::InteractionResolved(Resolution {
+    Payload::InteractionResolved(Box::new(Resolution {
         interaction_id: InteractionId::new("q").unwrap(),
         outcome: InteractionOutcome::Answered,
         answer: None,
         answered_by: None,
         rule_created: None,
-    })
+    }))
 }
 
 fn numbered(payloads: Vec<Payload>) -> Vec<Event> {

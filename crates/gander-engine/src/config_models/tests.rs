@@ -182,3 +182,28 @@ fn only_a_search_for_servers_may_wait() {
     assert!(!models(&place(&[("GOOSE_PROVIDER", "groq")], "")).may_wait(None));
     assert!(!models(&place(&[], "gander.auto_model: false\n")).may_wait(None));
 }
+
+#[test]
+fn a_keyring_that_cannot_be_read_is_an_error_and_nothing_stands_in() {
+    let bus = [("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent/bus")];
+    let chosen = "gander.secret_store: keyring\n";
+    for (yaml, allowed) in [
+        (chosen.to_owned(), false),
+        (chosen.to_owned(), true),
+        (format!("{chosen}GOOSE_PROVIDER: groq\n"), true),
+    ] {
+        let error = resolved(&place(&bus, &yaml), allowed).unwrap_err();
+        assert_eq!(error.reason, ErrorReason::SecretStoreUnavailable, "{yaml}");
+        assert!(
+            error.message.contains("no session bus") && error.message.contains("secret_store file"),
+            "{error:?}"
+        );
+    }
+    // What needs no key works, and what the environment holds as well.
+    let demo = place(&bus, &format!("{chosen}GOOSE_PROVIDER: demo\n"));
+    assert_eq!(resolved(&demo, false).unwrap().0, "demo");
+    let keyed = place(&[bus[0], ("GROQ_API_KEY", "gsk_1")], chosen);
+    assert_eq!(resolved(&keyed, false).unwrap().0, "groq");
+    // Reading it may wait, so it is done beside the async tasks.
+    assert!(models(&place(&bus, chosen)).may_wait(Some(&selection("groq".to_owned(), "m".to_owned()))));
+}

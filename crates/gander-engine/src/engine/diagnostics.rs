@@ -55,7 +55,10 @@ impl Engine {
         let config = self.config().clone();
         let (extensions, unreadable) = self.configured_extensions_with_problems();
         let packed = tokio::task::spawn_blocking(move || {
-            let secrets = config.secret_values().iter().map(|s| s.expose().to_owned()).collect::<Vec<_>>();
+            let secrets = config.secret_values();
+            let secrets =
+                secrets.iter().filter(|s| s.expose().len() >= 8).flat_map(gander_config::Secret::forms);
+            let secrets = secrets.map(|s| s.expose().to_owned()).collect::<Vec<_>>();
             let mut archive = Archive::new(Redactor::new(secrets));
             archive.add("README.txt", README)?;
             archive.json("server.json", &server)?;

@@ -40,6 +40,22 @@ pub struct DirectCall {
     pub arguments_json: String,
     pub timeout: Option<Duration>,
     pub meta_json: Option<String>,
+    /// Key of the extension whose user interface calls; it may use its own tools that are meant for apps, and no others.
+    pub app_of: Option<String>,
+}
+
+impl DirectCall {
+    fn may_use(&self, tool: &ToolDefinition) -> Result<(), ErrorDetail> {
+        let Some(key) = &self.app_of else { return Ok(()) };
+        let text = if tool.extension_name != *key {
+            format!("an app of {key} may call tools of {key} only; {} is not one", tool.name)
+        } else if !tool.visibility.app {
+            format!("the tool {} is not meant for apps, by its server's own word", tool.name)
+        } else {
+            return Ok(());
+        };
+        Err(ErrorDetail::new(ErrorReason::ToolNotAllowed, text).with("name", &tool.name))
+    }
 }
 
 /// A running direct call. Dropping it cancels the call.
@@ -67,6 +83,7 @@ impl Engine {
             Some(tool) => tool,
             None => self.find_tool(session_id, &call.name).await?,
         };
+        call.may_use(&tool)?;
         self.note_start(&recorder, session_id).await?;
         let (progress, inbox) = mpsc::channel(PROGRESS_QUEUE);
         let (sender, result) = oneshot::channel();
@@ -110,6 +127,7 @@ impl Engine {
             progress,
             timeout: call.timeout,
             meta_json: call.meta_json,
+            item_id: None,
         };
         let client_tool =
             extensions.find_tool(&run.tool.name).is_none() || extensions.is_client_tool(&run.tool.name);
@@ -221,7 +239,7 @@ impl DirectRun {
         let deadline = timeout.unwrap_or(Duration::from_secs(300));
         match call_host(&self.session, None, kind, deadline).await {
             Ok(HostCallOutcome::Tool(result)) => result,
-            Ok(HostCallOutcome::Failed { message }) => {
+            Ok(HostCallOutcome::Failed { message, .. }) => {
                 let error = ErrorDetail::new(ErrorReason::ExtensionUnavailable, message);
                 ToolResult::failed(ToolOutcome::ToolError, error)
             }

@@ -136,6 +136,11 @@ impl Services {
                 }
                 None => {
                     refused.get_or_insert_with(|| {
+                        if let Some(trouble) = self.config.secret_trouble() {
+                            let message = format!("extension {} needs the secret {key}: {trouble}", config.name);
+                            return ErrorDetail::new(ErrorReason::SecretStoreUnavailable, message)
+                                .with("key", key);
+                        }
                         ErrorDetail::new(
                             ErrorReason::SecretMissing,
                             format!(

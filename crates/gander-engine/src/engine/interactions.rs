@@ -87,7 +87,7 @@ impl Engine {
     ) -> Result<Recorded<(SessionId, Interaction)>, ErrorDetail> {
         let session_id = self.session_that_asked(session_id, interaction_id)?;
         let (id, by) = (interaction_id.clone(), context.actor.clone());
-        let done = self.edit(&session_id, move |core| core.respond(&id, answer, by)).await?;
+        let done = self.edit(&session_id, move |core| core.respond(&id, &answer, by)).await?;
         let sequence: Sequence = done.sequence;
         Ok(Recorded { value: (session_id, done.value), sequence })
     }

@@ -17,6 +17,7 @@ mod registry;
 mod resources;
 mod schedules;
 mod sessions;
+mod sign_in;
 mod transfer;
 mod turns;
 mod watch;
@@ -44,6 +45,7 @@ pub use self::{
     recipes::RenderedRecipe,
     schedules::{CreateSchedule, StartedRun},
     sessions::{ExtensionSelection, LoadRequest, LoadedSession, NewSession, SessionPatch},
+    sign_in::ProviderSignIn,
     transfer::{ImportRequest, ImportSource, ImportedHistory},
     turns::{CancelRequest, StartTurn, StartedTurn, SteerTurn},
     watch::{WatchClosed, WatchCursor, WatchStep},

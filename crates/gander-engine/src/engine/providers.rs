@@ -129,6 +129,7 @@ impl Engine {
         let mut options = vec![mode_option(mode)];
         if let Ok(resolved) = resolved {
             let info = resolved.provider.info();
+            let provider = provider_option(info, self.providers());
             let current = resolved.selection.model_id.clone();
             let mut choices: Vec<_> = info
                 .models
@@ -158,6 +159,7 @@ impl Engine {
                 value: current,
                 choices,
             });
+            options.push(provider);
         }
         options
     }
@@ -186,6 +188,15 @@ impl Engine {
                 ErrorDetail::invalid("value.choice", format!("must be one of {}", choices.join(", ")))
             })?;
             patch.mode = Some(Some(mode));
+        } else if option_id == PROVIDER {
+            if !option.choices.iter().any(|choice| choice.value == value) {
+                let choices: Vec<_> = option.choices.iter().map(|c| c.value.as_str()).collect();
+                let text = format!("must be a provider that is set up: {}", choices.join(", "));
+                return Err(ErrorDetail::invalid("value.choice", text));
+            }
+            // Its models are others: it begins with its default one.
+            let selection = ModelSelection { provider_id: value.to_owned(), ..ModelSelection::default() };
+            patch.model = Some(Some(selection));
         } else {
             let resolved = self.services.resolve_model(session.model.as_ref(), session.demo_allowed).await?;
             let selection = ModelSelection { model_id: value.to_owned(), ..resolved.selection };
@@ -218,6 +229,33 @@ impl Engine {
             })
             .await?;
         Ok(Recorded { value: self.options_of(session).await, sequence: done.sequence })
+    }
+}
+
+/// Id of the setting that chooses among the providers that are set up.
+const PROVIDER: &str = "provider";
+
+/// The provider as a setting: those that are set up, and the current one.
+fn provider_option(current: &ProviderInfo, all: Vec<(ProviderInfo, bool)>) -> SessionOption {
+    let usable = all.into_iter().filter(|(info, set_up)| *set_up || info.provider_id == current.provider_id);
+    let choices = usable.map(|(info, _)| OptionChoice {
+        value: info.provider_id,
+        name: info.display_name,
+        description: String::new(),
+    });
+    let mut choices: Vec<_> = choices.collect();
+    if !choices.iter().any(|choice| choice.value == current.provider_id) {
+        let (value, name) = (current.provider_id.clone(), current.display_name.clone());
+        choices.insert(0, OptionChoice { value, name, description: String::new() });
+    }
+    SessionOption {
+        option_id: PROVIDER.to_owned(),
+        name: "Provider".to_owned(),
+        description: "Where the model runs; another one begins with its default model".to_owned(),
+        category: "model_config".to_owned(),
+        kind: "select".to_owned(),
+        value: current.provider_id.clone(),
+        choices,
     }
 }
 

@@ -83,7 +83,8 @@ impl Engine {
         Ok(recipe)
     }
 
-    /// Stores a recipe; `true`: it is new.
+    /// Stores a recipe; `true`: it is new. With a key, a new recipe that is there already word for word under its own
+    /// name counts as stored: a first attempt may have ended between the file and the record of its key.
     pub async fn save_recipe(
         &self,
         context: &RequestContext,
@@ -95,8 +96,10 @@ impl Engine {
             Keyed::Fresh(recorder) => recorder,
         };
         let projects = if replace.is_some() { self.projects().await } else { Vec::new() };
+        let keyed = recorder.is_keyed();
         let saved = self.with_recipes(move |services| {
-            services.recipes.save(&recipe_json, replace.as_deref().map(|id| (id, projects.as_slice())))
+            let replace = replace.as_deref().map(|id| (id, projects.as_slice()));
+            services.recipes.save(&recipe_json, replace, keyed)
         });
         let (mut recipe, created) = saved.await?;
         let receipt = Receipt { sequence: 0, id: recipe.recipe_id.clone() };
@@ -298,13 +301,7 @@ impl Engine {
                 return Err(ErrorDetail::internal("the draft was given up"));
             }
         };
-        let report = CallReport {
-            purpose: UsagePurpose::Sampling,
-            call: done.usage,
-            cost: done.cost,
-            context_used_tokens: None,
-            context_window_tokens: None,
-        };
+        let report = CallReport::beside(UsagePurpose::Sampling, &done);
         let by = context.actor.clone();
         // What was paid for is logged even if it is of no use.
         let value = drafted(&done.text, &session, author);

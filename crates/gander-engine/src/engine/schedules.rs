@@ -64,7 +64,9 @@ impl Engine {
         self.services.schedules.get(schedule_id, self.services.source.now())
     }
 
-    /// Makes a schedule; the recipe is copied with its parameters filled in.
+    /// Makes a schedule; the recipe is copied with its parameters filled in. With a key, a schedule of that id that is
+    /// there already with the same times, recipe and directory counts as made: a first attempt may have ended between
+    /// the schedule and the record of its key.
     pub async fn create_schedule(
         &self,
         context: &RequestContext,
@@ -101,7 +103,12 @@ impl Engine {
             recipe_id,
             working_directory,
         };
-        let schedule = self.services.schedules.create(new, self.services.source.now())?;
+        let now = self.services.source.now();
+        let made = recorder.is_keyed().then(|| self.services.schedules.like(&new, now)).flatten();
+        let schedule = match made {
+            Some(made) => made,
+            None => self.services.schedules.create(new, now)?,
+        };
         let receipt = Receipt { sequence: 0, id: schedule.schedule_id.clone() };
         self.note_key(&recorder, &receipt).await?;
         self.services.announce(Change::Schedules);

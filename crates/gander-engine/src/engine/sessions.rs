@@ -310,6 +310,11 @@ impl Engine {
             patch.additional_directories.as_deref().map(|d| self.directories(d)).transpose()?;
         if let Some(Some(model)) = &patch.model {
             self.check_model_policy(model)?;
+            if !model.provider_id.is_empty() {
+                // Whoever chooses is to hear of it now that this cannot work, and not with the next message.
+                let demo_allowed = self.session(session_id).await?.demo_allowed;
+                self.services.resolve_model(Some(model), demo_allowed).await?;
+            }
         }
         let recipe = self.recipe_again(session_id, &mut patch).await?;
         let selection = recipe.as_ref().and_then(|given| given.extensions.clone());
@@ -368,6 +373,9 @@ impl Engine {
             let place_changed = changed
                 .iter()
                 .any(|f| f.ends_with("_directory") || f.ends_with("_directories") || f == "container");
+            if changed.iter().any(|field| field == "mode") {
+                core.after_commit(|core| core.services.agents.mode_changed(core.session_id()));
+            }
             if !changed.is_empty() {
                 let payload = Payload::SessionUpdated {
                     session: Box::new(session),

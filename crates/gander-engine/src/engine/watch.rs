@@ -123,7 +123,7 @@ impl Engine {
         let after = match after {
             None => last,
             Some(after) => {
-                if after != 0 || last == 0 {
+                if (after != 0 || last == 0) && !feed.holds(after) {
                     self.check_cursor(session_id, after, last).await?;
                 }
                 after

@@ -81,8 +81,10 @@ pub(super) fn read_recipe(path: &Path) -> Result<RecipeFile, ErrorDetail> {
     let text = read_text(&canonical).map_err(|why| failed(ErrorReason::RecipeInvalid, why))?;
     let directory = canonical.parent().unwrap_or(Path::new("/")).to_path_buf();
     let template = Template::from_text(&text, Some(loader(directory.clone()))).map_err(|error| {
+        // The file stands for the document as a whole.
+        let why = if error.field == "recipe" { error.message.clone() } else { error.to_string() };
         let mut detail = ErrorDetail::from(error);
-        detail.message = format!("recipe {}: {}", path.display(), detail.message);
+        detail.message = format!("recipe {}: {why}", path.display());
         detail.with("filePath", path.display())
     })?;
     let modified = fs::metadata(&canonical).and_then(|meta| meta.modified()).ok();
@@ -116,14 +118,27 @@ pub(crate) fn write_whole(path: &Path, text: &str, new: bool) -> std::io::Result
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
-    if new {
-        // Only the first of two writers gets the name.
-        let mut file = File::options().write(true).create_new(true).open(path)?;
-        return file.write_all(text.as_bytes());
-    }
+    // A name of its own: another program may write the same file at this moment.
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
+    name.push(format!(".{}.new", uuid::Uuid::now_v7().simple()));
     let beside = path.with_file_name(name);
-    fs::write(&beside, text)?;
-    fs::rename(&beside, path)
+    let written = fs::write(&beside, text);
+    if let Err(error) = written {
+        let _ = fs::remove_file(&beside);
+        return Err(error);
+    }
+    if !new {
+        return fs::rename(&beside, path);
+    }
+    // Only the first of two writers gets the name, and the name never stands for half a text.
+    let linked = fs::hard_link(&beside, path);
+    let _ = fs::remove_file(&beside);
+    match linked {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            // Some file systems have no links.
+            let mut file = File::options().write(true).create_new(true).open(path)?;
+            file.write_all(text.as_bytes())
+        }
+        linked => linked,
+    }
 }

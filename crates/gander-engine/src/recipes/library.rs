@@ -105,11 +105,13 @@ impl RecipeLibrary {
         self.stored(&files::read_recipe(&self.find(recipe_id, projects)?)?)
     }
 
-    /// Stores a recipe, in place of another one or as a new file named by its title.
+    /// Stores a recipe, in place of another one or as a new file named by its title. `again`: this may be a repetition,
+    /// for which a new file with the same text is enough.
     pub(crate) fn save(
         &self,
         recipe_json: &str,
         replace: Option<(&str, &[PathBuf])>,
+        again: bool,
     ) -> Result<(StoredRecipe, bool), ErrorDetail> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let document = parse_json(recipe_json)?;
@@ -127,12 +129,12 @@ impl RecipeLibrary {
                 files::write_whole(&path, &text, false).map_err(|e| not_written(&path, &e))?;
                 path
             }
-            None => self.write_new(&recipe.title, &format::to_yaml(&document)?)?,
+            None => self.write_new(&recipe.title, &format::to_yaml(&document)?, again)?,
         };
         Ok((self.stored(&files::read_recipe(&path)?)?, replace.is_none()))
     }
 
-    fn write_new(&self, title: &str, yaml: &str) -> Result<PathBuf, ErrorDetail> {
+    fn write_new(&self, title: &str, yaml: &str, again: bool) -> Result<PathBuf, ErrorDetail> {
         let directory = self.config.paths().recipes_dir();
         let stem = format::file_stem(title);
         for number in 0..10_000u32 {
@@ -140,7 +142,11 @@ impl RecipeLibrary {
             let path = directory.join(format!("{stem}{suffix}.yaml"));
             match files::write_whole(&path, yaml, true) {
                 Ok(()) => return Ok(path),
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    if again && files::read_text(&path).is_ok_and(|text| text == yaml) {
+                        return Ok(path);
+                    }
+                }
                 Err(error) => return Err(not_written(&path, &error)),
             }
         }

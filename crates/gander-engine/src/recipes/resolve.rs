@@ -155,7 +155,8 @@ fn fill(
         let message = format!("the recipe uses the variable {name} and does not declare it in `parameters`");
         return Err(ErrorDetail::new(ErrorReason::RecipeInvalid, message).with("field", "parameters"));
     }
-    let filled = format::resolve_values(&recipe.parameters, &values, |path| read_value(path, bases))?;
+    let filled = format::resolve_values(&recipe.parameters, &values, |path| read_value(path, bases))
+        .map_err(gander_formats::FormatError::together)?;
     let mut document = template.document().clone();
     let mut rendered = None;
     if filled.missing_required.is_empty() {

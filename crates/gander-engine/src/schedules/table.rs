@@ -229,8 +229,25 @@ impl Schedules {
         Ok(shown)
     }
 
+    /// The schedule of that id, if it is what `new` would make. Whether it pauses may have changed since.
+    pub(crate) fn like(&self, new: &NewSchedule, now: Timestamp) -> Option<Schedule> {
+        let state = self.state(now);
+        let entry = state.entries.get(&new.schedule_id)?;
+        let (job, copy) = (&entry.job, self.copy_of(&new.schedule_id));
+        let same = job.cron == new.cron
+            && job.extra.recipe_id == new.recipe_id
+            && job.extra.working_directory == new.working_directory
+            && Path::new(&job.source) == copy
+            && fs::read_to_string(&copy).is_ok_and(|text| text == new.recipe_yaml);
+        same.then(|| entry.shown())
+    }
+
+    fn copy_of(&self, id: &str) -> PathBuf {
+        self.recipes.join(format!("{id}.yaml"))
+    }
+
     fn store_recipe(&self, id: &str, yaml: &str) -> Result<PathBuf, ErrorDetail> {
-        let path = self.recipes.join(format!("{id}.yaml"));
+        let path = self.copy_of(id);
         write_whole(&path, yaml, false).map_err(|error| {
             ErrorDetail::new(
                 ErrorReason::ConfigReadOnly,

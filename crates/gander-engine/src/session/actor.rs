@@ -12,7 +12,7 @@ use tracing::{Instrument, debug, error};
 
 use super::{
     core::Core,
-    handle::{Command, Completion, Liveness, SessionHandle, Shared},
+    handle::{Command, Completion, Emission, Liveness, SessionHandle, Shared},
     rules::RuleEdits,
 };
 use crate::{
@@ -111,7 +111,8 @@ impl Actor {
                 completions.push(edit(&mut self.core));
                 self.core.stop_acting();
             }
-            Command::Emit { turn_id, payloads, contents } => {
+            Command::Emit(emission) => {
+                let Emission { turn_id, payloads, contents } = *emission;
                 // Late events of a turn that has ended have no place in the log.
                 if turn_id.is_none() || self.core.is_running(turn_id.as_ref()) {
                     self.core.attach(contents);
@@ -120,7 +121,7 @@ impl Actor {
                     }
                 }
             }
-            Command::TurnDone { turn_id, outcome } => self.core.turn_done(&turn_id, outcome),
+            Command::TurnDone(done) => self.core.turn_done(&done.0, done.1),
             Command::Unload { force, done } => *unload = Some((force, done)),
         }
     }
@@ -215,18 +216,18 @@ impl Core {
 
 /// Carries state changes and notifications of extensions into the log.
 pub(super) async fn pump_extension_events(
-    mut inbox: mpsc::Receiver<HostEvent>,
+    mut inbox: mpsc::Receiver<Box<HostEvent>>,
     session: SessionHandle,
     services: Arc<Services>,
 ) {
     while let Some(event) = inbox.recv().await {
-        let other_prompts = match &event {
+        let other_prompts = match &*event {
             HostEvent::StateChanged(change) => change.to == ExtensionState::Ready,
             HostEvent::ListChanged(change) => change.list == "prompts",
             _ => false,
         };
         let secrets = services.secret_filter();
-        let payload = match event {
+        let payload = match *event {
             HostEvent::StateChanged(mut change) => {
                 secrets.clean(&mut change.cause);
                 secrets.clean(&mut change.stderr_tail);

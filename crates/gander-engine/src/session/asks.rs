@@ -3,9 +3,9 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use futures::{StreamExt as _, future::BoxFuture};
+use futures::future::BoxFuture;
 use gander_domain::{
-    ErrorDetail, ErrorReason, Interaction, Item, ItemBody, Part, Payload, Usage,
+    ErrorDetail, ErrorReason, Interaction, Item, ItemBody, Part, Payload,
     extension::{ExtensionOrigin, SamplingPolicy, extension_key},
     host::{HostCallKind, HostCallOutcome},
     interaction::{
@@ -16,13 +16,18 @@ use gander_domain::{
     usage::UsagePurpose,
 };
 use gander_mcp::{
-    AuthorizeAnswer, AuthorizeRequest, ElicitAnswer, ElicitKind, ElicitRequest, KnownExtension, Root,
-    SampleRequest, SampleResult, SessionClient, SessionExtensions,
+    AuthorizeAnswer, AuthorizeRequest, ElicitAnswer, ElicitKind, ElicitRequest, HostCommand, KnownExtension,
+    Root, SampleRequest, SampleResult, SessionClient, SessionExtensions,
 };
-use gander_model::{ModelEvent, ModelRequest, ModelStop};
+use gander_model::{ModelRequest, ModelStop};
 
-use super::{core::Core, handle::SessionHandle, interactions::Withdraw};
-use crate::{services::Services, source::Mint};
+use super::{core::Core, handle::SessionHandle, host::HostAsk, interactions::Withdraw};
+use crate::{
+    completion::{Completion, collect},
+    services::Services,
+    source::Mint,
+    turn::CallReport,
+};
 
 /// How long a form or page waits for an answer: as long as a call may take.
 const ELICIT_EXPIRY: Duration = Duration::from_secs(300);
@@ -32,9 +37,10 @@ const OAUTH_EXPIRY: Duration = Duration::from_secs(600);
 const ENABLE_DEADLINE: Duration = Duration::from_secs(60);
 /// Longest model call for a server.
 const SAMPLING_DEADLINE: Duration = Duration::from_secs(120);
-/// How long an attached program may take for a file, and for a command.
+/// How long an attached program may take for a file.
 const HOST_FILE: Duration = Duration::from_secs(10);
-const HOST_TERMINAL: Duration = Duration::from_secs(3600);
+/// What it has after a command's time was over, to end it and to say what it wrote.
+const HOST_GRACE: Duration = Duration::from_secs(15);
 /// Tokens that all sampling of one session may use.
 const SAMPLING_BUDGET: u64 = 200_000;
 
@@ -91,7 +97,6 @@ impl SessionAsks {
         let gone = |_| super::actor::gone();
         let (wanted, demo_allowed) = read.await.map_err(gone)??.value;
         let model = self.services.resolve_model(wanted.as_ref(), demo_allowed).await?;
-        let provider_id = model.selection.provider_id.clone();
         let call = ModelRequest {
             model_id: model.selection.model_id.clone(),
             system: request.system_prompt.clone().unwrap_or_default(),
@@ -101,30 +106,16 @@ impl SessionAsks {
             max_output_tokens: Some(request.max_tokens),
             extra_params_json: None,
         };
-        let mut result = SampleResult {
-            model_id: model.selection.model_id.clone(),
-            text: String::new(),
-            stop_reason: "endTurn".to_owned(),
-            usage: Usage::default(),
-        };
-        let mut stream = model.provider.stream(call);
-        while let Some(event) = stream.next().await {
-            match event.map_err(|e| e.to_detail(&provider_id))? {
-                ModelEvent::TextDelta(text) => result.text.push_str(&text),
-                ModelEvent::Usage { usage, .. } => result.usage = usage,
-                ModelEvent::Finished { stop, .. } => {
-                    if stop == ModelStop::MaxOutputTokens {
-                        "maxTokens".clone_into(&mut result.stop_reason);
-                    }
-                    return Ok(result);
-                }
-                _ => {}
-            }
-        }
-        Err(ErrorDetail::new(
-            ErrorReason::ProviderStreamTruncated,
-            "the model's reply ended before it was complete",
-        ))
+        let done = collect(&*model.provider, call).await;
+        let done = done.map_err(|e| e.to_detail(&model.selection.provider_id))?;
+        self.account(&done).await;
+        let stop_reason = if done.stop == ModelStop::MaxOutputTokens { "maxTokens" } else { "endTurn" };
+        Ok(SampleResult {
+            model_id: done.model_id.unwrap_or(model.selection.model_id),
+            text: done.text,
+            stop_reason: stop_reason.to_owned(),
+            usage: done.usage,
+        })
     }
 
     fn item(&self, role: &str, parts: &[Part]) -> Item {
@@ -154,30 +145,35 @@ impl SessionAsks {
         }
     }
 
-    /// Counts what a server used, in the session's totals and against its budget.
-    async fn account(&self, usage: Usage) {
-        let used = usage.input_tokens.unwrap_or(0) + usage.output_tokens.unwrap_or(0);
+    /// Counts what a server used: in the session's totals, against its budget for sampling, and against the turn that
+    /// runs.
+    async fn account(&self, done: &Completion) {
+        let report = CallReport::beside(UsagePurpose::Sampling, done);
+        let used = done.usage.input_tokens.unwrap_or(0).saturating_add(done.usage.output_tokens.unwrap_or(0));
         self.sampled_tokens.fetch_add(used, std::sync::atomic::Ordering::Relaxed);
-        let _ = self
-            .session
-            .edit(move |core: &mut Core| {
-                let totals = core.state.session.usage.totals.plus(usage);
-                let cost_totals = core.state.session.usage.cost_totals.clone();
-                core.emit(
-                    None,
-                    Payload::UsageReported(gander_domain::event::UsageReport {
-                        purpose: UsagePurpose::Sampling,
-                        call: usage,
-                        session_totals: totals,
-                        context_used_tokens: None,
-                        context_window_tokens: None,
-                        cost: None,
-                        cost_totals,
-                    }),
-                );
-                Ok(())
-            })
-            .await;
+        if !report.is_known() {
+            return;
+        }
+        let counted = self.session.edit(move |core: &mut Core| {
+            let turn_id = core.running.as_ref().map(|running| {
+                running.spent.add(report.call, report.cost.as_ref());
+                running.turn_id.clone()
+            });
+            core.report_usage(turn_id, report);
+            Ok(())
+        });
+        // It fails only when the session has gone.
+        let _ = counted.await;
+    }
+
+    /// Whether the turn that runs may use no more.
+    async fn turn_is_spent(&self) -> bool {
+        let read = self.session.edit(|core: &mut Core| {
+            let running = core.running.as_ref();
+            let turn = running.and_then(|r| Some((r, core.state.turn(&r.turn_id)?)));
+            Ok(turn.is_some_and(|(running, turn)| running.spent.reaches(&turn.limits)))
+        });
+        matches!(read.await, Ok(Ok(read)) if read.value)
     }
 
     fn policy(&self, extension_name: &str) -> SamplingPolicy {
@@ -232,8 +228,9 @@ impl SessionAsks {
 
     async fn approved(&self, request: &SampleRequest) -> Result<(), ErrorDetail> {
         let refused = |why: &str| Err(ErrorDetail::new(ErrorReason::CapabilityMissing, why.to_owned()));
-        if self.sampled_tokens.load(std::sync::atomic::Ordering::Relaxed) >= SAMPLING_BUDGET {
-            let text = format!("this session's servers have used their {SAMPLING_BUDGET} tokens of sampling");
+        within_budget(self.sampled_tokens.load(std::sync::atomic::Ordering::Relaxed))?;
+        if self.turn_is_spent().await {
+            let text = "the turn's budget is spent; the model was not asked";
             return Err(ErrorDetail::new(ErrorReason::BudgetExceeded, text));
         }
         match self.policy(&request.extension_name) {
@@ -253,6 +250,17 @@ impl SessionAsks {
             }
         }
     }
+}
+
+/// Whether servers that used so many tokens may use more.
+fn within_budget(used: u64) -> Result<(), ErrorDetail> {
+    if used < SAMPLING_BUDGET {
+        return Ok(());
+    }
+    let text = format!(
+        "this session's servers have used their {SAMPLING_BUDGET} tokens of sampling; a new session begins at zero"
+    );
+    Err(ErrorDetail::new(ErrorReason::BudgetExceeded, text))
 }
 
 fn allows(resolution: &Resolution) -> bool {
@@ -299,12 +307,10 @@ impl SessionClient for SessionAsks {
         Box::pin(async move {
             self.approved(&request).await?;
             let call = tokio::time::timeout(SAMPLING_DEADLINE, self.model_call(&request)).await;
-            let result = call.unwrap_or_else(|_| {
+            call.unwrap_or_else(|_| {
                 let text = format!("the model did not answer within {} s", SAMPLING_DEADLINE.as_secs());
                 Err(ErrorDetail::new(ErrorReason::ProviderUnavailable, text))
-            })?;
-            self.account(result.usage).await;
-            Ok(result)
+            })
         })
     }
 
@@ -392,9 +398,23 @@ impl SessionClient for SessionAsks {
     }
 
     fn host_call(&self, work: HostCallKind) -> BoxFuture<'_, Option<Result<HostCallOutcome, ErrorDetail>>> {
-        let terminal = matches!(work, HostCallKind::TerminalRun { .. });
-        let deadline = if terminal { HOST_TERMINAL } else { HOST_FILE };
-        Box::pin(super::host::ask_able_host(&self.session, work, deadline))
+        Box::pin(super::host::ask_able_host(&self.session, HostAsk::new(work, HOST_FILE)))
+    }
+
+    fn host_command(
+        &self,
+        command: HostCommand,
+    ) -> BoxFuture<'_, Option<Result<HostCallOutcome, ErrorDetail>>> {
+        if !self.services.editor_terminals() {
+            return Box::pin(std::future::ready(None));
+        }
+        let ask = HostAsk {
+            item_id: Some(command.item_id),
+            grace: HOST_GRACE,
+            progress: Some(command.progress),
+            ..HostAsk::new(command.run, command.timeout)
+        };
+        Box::pin(super::host::ask_able_host(&self.session, ask))
     }
 
     fn extensions(&self) -> Option<Arc<SessionExtensions>> {
@@ -453,6 +473,14 @@ fn name_of(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sampling_of_servers_ends_with_its_budget() {
+        assert!(within_budget(0).is_ok() && within_budget(SAMPLING_BUDGET - 1).is_ok());
+        for used in [SAMPLING_BUDGET, u64::MAX] {
+            assert_eq!(within_budget(used).unwrap_err().reason, ErrorReason::BudgetExceeded);
+        }
+    }
 
     #[test]
     fn folders_become_uris() {

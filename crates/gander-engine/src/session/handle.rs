@@ -23,19 +23,18 @@ pub(super) type Completion = Box<dyn FnOnce(Result<(), ErrorDetail>) + Send>;
 /// A change or a question, run by the actor.
 pub(super) type Edit = Box<dyn FnOnce(&mut Core) -> Completion + Send>;
 
-/// What an actor is told.
+/// Events of a running turn, or of no turn.
+pub(super) struct Emission {
+    pub(super) turn_id: Option<TurnId>,
+    pub(super) payloads: Vec<Payload>,
+    pub(super) contents: Vec<NewContent>,
+}
+
+/// What an actor is told. Kept small: every session's mailbox has room for a block of them.
 pub(super) enum Command {
     Edit(Edit),
-    /// Events of a running turn.
-    Emit {
-        turn_id: Option<TurnId>,
-        payloads: Vec<Payload>,
-        contents: Vec<NewContent>,
-    },
-    TurnDone {
-        turn_id: TurnId,
-        outcome: TurnOutcome,
-    },
+    Emit(Box<Emission>),
+    TurnDone(Box<(TurnId, TurnOutcome)>),
     /// Ends the actor if the session is not live; answers whether it did.
     Unload {
         force: bool,
@@ -67,6 +66,8 @@ pub(super) struct Shared {
     pub(super) rules: Mutex<Arc<[PermissionRule]>>,
     /// Direct calls (`CallTool`) in flight.
     pub(super) direct_calls: AtomicUsize,
+    /// What the attached host can do with files and commands.
+    pub(super) host_shown: super::host::HostShown,
 }
 
 impl Shared {
@@ -78,6 +79,7 @@ impl Shared {
             extensions: Mutex::default(),
             rules: Mutex::new(Arc::from([])),
             direct_calls: AtomicUsize::new(0),
+            host_shown: super::host::HostShown::default(),
         }
     }
 }
@@ -186,11 +188,14 @@ impl SessionHandle {
         if payloads.is_empty() {
             return Ok(());
         }
-        self.mailbox.send(Command::Emit { turn_id, payloads, contents }).await.map_err(|_| Gone)
+        self.mailbox
+            .send(Command::Emit(Box::new(Emission { turn_id, payloads, contents })))
+            .await
+            .map_err(|_| Gone)
     }
 
     pub(crate) async fn turn_done(&self, turn_id: TurnId, outcome: TurnOutcome) {
-        let _ = self.mailbox.send(Command::TurnDone { turn_id, outcome }).await;
+        let _ = self.mailbox.send(Command::TurnDone(Box::new((turn_id, outcome)))).await;
     }
 
     /// Asks the actor to end; `true` when it has, or had before.

@@ -2,7 +2,10 @@
 //!
 //! One host per session; the life of its stream is the life of the registration. Without a host a call fails at once.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use gander_domain::{
     ErrorDetail, ErrorReason, HostCallId, ItemId, Payload, SessionId,
@@ -30,6 +33,27 @@ pub(super) struct OpenHostCall {
     item_id: Option<ItemId>,
     turn_id: Option<gander_domain::TurnId>,
     answer: oneshot::Sender<HostCallOutcome>,
+    /// Who passes the host's reports on; else they go into the log as they are.
+    progress: Option<mpsc::Sender<CallProgress>>,
+}
+
+/// Work for a host.
+pub(crate) struct HostAsk {
+    pub(crate) kind: HostCallKind,
+    /// The tool call that it is part of.
+    pub(crate) item_id: Option<ItemId>,
+    /// What the host has for it.
+    pub(crate) deadline: Duration,
+    /// How much later its answer may come.
+    pub(crate) grace: Duration,
+    /// Who gets its reports. What does not fit in is lost: nothing may wait for a reader here.
+    pub(crate) progress: Option<mpsc::Sender<CallProgress>>,
+}
+
+impl HostAsk {
+    pub(crate) fn new(kind: HostCallKind, deadline: Duration) -> Self {
+        Self { kind, item_id: None, deadline, grace: Duration::ZERO, progress: None }
+    }
 }
 
 /// An attached host's end: its calls, and the registration that ends with it.
@@ -76,6 +100,7 @@ impl Core {
         let (sender, calls) = mpsc::channel(MAX_CALLS);
         let (withdraw, withdrawn) = mpsc::channel(MAX_CALLS);
         let number = self.services.next_number();
+        self.me.shared.host_shown.show(Some(&capabilities));
         self.host = Some(HostSlot { registration: number, capabilities, calls: sender, withdrawn: withdraw });
         let registration =
             HostRegistration { session: self.me.clone(), number, tasks: self.services.tasks.clone() };
@@ -85,6 +110,7 @@ impl Core {
     fn detach_host(&mut self, number: u64) {
         if self.host.as_ref().is_some_and(|h| h.registration == number) {
             self.host = None;
+            self.me.shared.host_shown.show(None);
             // The callers see their sender dropped.
             for (id, _) in self.host_calls.drain() {
                 self.services.forget_host_call(&id);
@@ -97,12 +123,8 @@ impl Core {
         self.host.as_ref().map(|h| &h.capabilities)
     }
 
-    fn call_host(
-        &mut self,
-        item_id: Option<ItemId>,
-        kind: HostCallKind,
-        deadline: Duration,
-    ) -> Result<MadeCall, ErrorDetail> {
+    fn call_host(&mut self, ask: HostAsk) -> Result<MadeCall, ErrorDetail> {
+        let HostAsk { kind, item_id, deadline, progress, .. } = ask;
         let Some(host) = &self.host else { return Err(no_host()) };
         let calls = host.calls.clone();
         let host_call_id = self.services.source.host_call_id();
@@ -115,7 +137,8 @@ impl Core {
             kind,
         };
         // Known before it is sent: a quick host answers before this function has returned.
-        self.host_calls.insert(host_call_id.clone(), OpenHostCall { item_id, turn_id, answer: sender });
+        self.host_calls
+            .insert(host_call_id.clone(), OpenHostCall { item_id, turn_id, answer: sender, progress });
         self.services.note_host_call(&host_call_id, self.session_id());
         if let Err(error) = calls.try_send(call) {
             self.host_calls.remove(&host_call_id);
@@ -161,7 +184,10 @@ impl Core {
         progress: CallProgress,
     ) -> Result<(), ErrorDetail> {
         let open = self.host_calls.get(host_call_id).ok_or_else(|| host_call_not_found(host_call_id))?;
-        if let Some(item_id) = open.item_id.clone() {
+        if let Some(reader) = &open.progress {
+            // Whoever made the call also cleans what is reported.
+            let _ = reader.try_send(progress);
+        } else if let Some(item_id) = open.item_id.clone() {
             let turn_id = open.turn_id.clone();
             let mut progress = progress;
             let secrets = self.services.secret_filter();
@@ -218,22 +244,29 @@ pub(crate) async fn call_host(
     kind: HostCallKind,
     deadline: Duration,
 ) -> Result<HostCallOutcome, ErrorDetail> {
-    let asked = session.edit(move |core| core.call_host(item_id, kind, deadline)).await;
+    let ask = HostAsk { item_id, ..HostAsk::new(kind, deadline) };
+    let asked = session.edit(move |core| core.call_host(ask)).await;
     asked.map_err(|_| super::actor::gone())??.value.answer(deadline).await
 }
 
-/// Work on files or terminals by the session's host; `None` when none is attached that can do it.
-pub(super) async fn ask_able_host(
+/// Work on files or terminals by the session's host; `None` when none is attached that can do it. That is the common
+/// case and costs nothing: the actor, which may be busy with a commit, is asked only when there is such a host.
+/// An error with the reason `CAPABILITY_MISSING` or `OVERLOADED`: no host was reached.
+pub(crate) async fn ask_able_host(
     session: &SessionHandle,
-    kind: HostCallKind,
-    deadline: Duration,
+    ask: HostAsk,
 ) -> Option<Result<HostCallOutcome, ErrorDetail>> {
+    if !session.shared.host_shown.can(&ask.kind) {
+        return None;
+    }
+    let patience = ask.deadline + ask.grace;
     let asked = session.edit(move |core| {
-        let able = core.host.as_ref().is_some_and(|h| can(&h.capabilities, &kind) && !h.calls.is_closed());
-        if able { core.call_host(None, kind, deadline).map(Some) } else { Ok(None) }
+        let able =
+            core.host.as_ref().is_some_and(|h| can(&h.capabilities, &ask.kind) && !h.calls.is_closed());
+        if able { core.call_host(ask).map(Some) } else { Ok(None) }
     });
     match asked.await {
-        Ok(Ok(asked)) => Some(asked.value?.answer(deadline).await),
+        Ok(Ok(asked)) => Some(asked.value?.answer(patience).await),
         Ok(Err(error)) => Some(Err(error)),
         Err(_) => Some(Err(super::actor::gone())),
     }
@@ -245,6 +278,33 @@ fn can(host: &HostCapabilities, kind: &HostCallKind) -> bool {
         HostCallKind::FsWrite { .. } => host.fs_write,
         HostCallKind::TerminalRun { .. } => host.terminal,
         HostCallKind::Tool { .. } => false,
+    }
+}
+
+/// What a session's host can do with files and commands, for those who do not ask the actor. The actor writes it; a
+/// host whose stream has just ended is shown for a moment longer.
+#[derive(Debug, Default)]
+pub(super) struct HostShown {
+    fs_read: AtomicBool,
+    fs_write: AtomicBool,
+    terminal: AtomicBool,
+}
+
+impl HostShown {
+    fn show(&self, host: Option<&HostCapabilities>) {
+        self.fs_read.store(host.is_some_and(|h| h.fs_read), Ordering::Release);
+        self.fs_write.store(host.is_some_and(|h| h.fs_write), Ordering::Release);
+        self.terminal.store(host.is_some_and(|h| h.terminal), Ordering::Release);
+    }
+
+    fn can(&self, kind: &HostCallKind) -> bool {
+        let flag = match kind {
+            HostCallKind::FsRead { .. } => &self.fs_read,
+            HostCallKind::FsWrite { .. } => &self.fs_write,
+            HostCallKind::TerminalRun { .. } => &self.terminal,
+            HostCallKind::Tool { .. } => return false,
+        };
+        flag.load(Ordering::Acquire)
     }
 }
 

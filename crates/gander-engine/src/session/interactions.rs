@@ -2,12 +2,14 @@
 
 use gander_domain::{
     Actor, ErrorDetail, ErrorReason, Interaction, InteractionId, Payload, TurnId,
+    error::FieldViolation,
     interaction::{
         Answer, DecisionKind, FormAction, InteractionKind, InteractionOutcome, InteractionState, Resolution,
     },
     item::Executor,
     permission::{PermissionRule, RememberScope, RuleDecision},
 };
+use gander_formats::form::check_form;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
@@ -60,7 +62,7 @@ impl Core {
     /// Appends the resolution of a pending question and wakes who asked.
     pub(super) fn resolve_interaction(&mut self, turn_id: Option<TurnId>, resolution: Resolution) {
         let waiter = self.waiters.remove(&resolution.interaction_id);
-        self.emit(turn_id, Payload::InteractionResolved(resolution.clone()));
+        self.emit(turn_id, Payload::InteractionResolved(Box::new(resolution.clone())));
         if let Some(waiter) = waiter {
             self.after_commit(move |_| {
                 let _ = waiter.send(resolution);
@@ -72,14 +74,16 @@ impl Core {
     pub(crate) fn respond(
         &mut self,
         interaction_id: &InteractionId,
-        answer: Answer,
+        answer: &Answer,
         by: Actor,
     ) -> Result<Interaction, ErrorDetail> {
         let Some(interaction) = self.state.interactions.get(interaction_id).cloned() else {
             return Err(interaction_not_found(interaction_id));
         };
+        let checked = validate_answer(&interaction, answer.clone());
         if interaction.state == InteractionState::Resolved {
-            if interaction.answer.as_ref() == Some(&answer) {
+            let taken = checked.as_ref().map_or(answer, |(taken, _)| taken);
+            if interaction.answer.as_ref().is_some_and(|given| given == taken || given == answer) {
                 return Ok(interaction);
             }
             let by = interaction.answered_by.as_ref().map(|a| a.client_name.clone()).unwrap_or_default();
@@ -91,7 +95,7 @@ impl Core {
             .with("outcome", interaction.outcome.map(|o| format!("{o:?}").to_uppercase()).unwrap_or_default())
             .with("answeredBy", by));
         }
-        let rule = validate_answer(&interaction, &answer)?;
+        let (answer, rule) = checked?;
         let remembered = rule.clone();
         self.act_as(by.clone());
         self.resolve_interaction(
@@ -165,48 +169,73 @@ pub(crate) fn interaction_not_found(interaction_id: &InteractionId) -> ErrorDeta
     .with("interactionId", interaction_id)
 }
 
-/// Checks that an answer fits its question; gives the rule that it creates.
+/// Checks that an answer fits its question; gives it as it is kept, and the rule that it creates.
 fn validate_answer(
     interaction: &Interaction,
-    answer: &Answer,
-) -> Result<Option<PermissionRule>, ErrorDetail> {
+    answer: Answer,
+) -> Result<(Answer, Option<PermissionRule>), ErrorDetail> {
     match &interaction.kind {
         InteractionKind::Permission(question) => {
             let (kind, scope, _) =
-                question.decide(answer).map_err(|why| ErrorDetail::invalid("answer", why))?;
+                question.decide(&answer).map_err(|why| ErrorDetail::invalid("answer", why))?;
             let decision = match kind {
                 DecisionKind::Allow => RuleDecision::AlwaysAllow,
                 DecisionKind::Deny | DecisionKind::Cancel => RuleDecision::NeverAllow,
             };
             // An agent remembers its own answers, and may mean less by them than a rule for the whole tool.
             let remembered = scope != RememberScope::Once && question.tool_call.executor != Executor::Backend;
-            Ok(remembered.then(|| PermissionRule {
+            let rule = remembered.then(|| PermissionRule {
                 tool_pattern: question.tool_call.name.clone(),
                 decision,
                 scope,
-            }))
+            });
+            Ok((answer, rule))
         }
-        InteractionKind::ElicitForm { .. } => match answer {
+        InteractionKind::ElicitForm { schema_json, .. } => match answer {
             Answer::Form { action: FormAction::Accept, content_json } => {
-                let content = content_json.as_deref().unwrap_or_default();
-                let object = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(content);
-                object.map(|_| None).map_err(|e| {
-                    ErrorDetail::new(
-                        ErrorReason::ElicitationContentInvalid,
-                        format!("answer.form.content_json must be a JSON object: {e}"),
-                    )
-                })
+                let content = form_content(schema_json, content_json.unwrap_or_default())?;
+                Ok((Answer::Form { action: FormAction::Accept, content_json: Some(content) }, None))
             }
-            Answer::Form { .. } => Ok(None),
+            Answer::Form { .. } => Ok((answer, None)),
             _ => Err(ErrorDetail::invalid("answer", "a form is answered by `form`")),
         },
         InteractionKind::OpenUrl { .. } => match answer {
-            Answer::Url { .. } => Ok(None),
+            Answer::Url { .. } => Ok((answer, None)),
             _ => Err(ErrorDetail::invalid("answer", "a URL question is answered by `url`")),
         },
         InteractionKind::Sampling { .. } => match answer {
-            Answer::Decision { .. } | Answer::Option { .. } => Ok(None),
+            Answer::Decision { .. } | Answer::Option { .. } => Ok((answer, None)),
             _ => Err(ErrorDetail::invalid("answer", "a sampling question is answered by `decision`")),
         },
     }
+}
+
+/// A filled-in form that matches the schema of its question: word for word, but for boxes that were left empty.
+fn form_content(schema_json: &str, content: String) -> Result<String, ErrorDetail> {
+    const FIELD: &str = "answer.form.content_json";
+    let invalid = |text: String| ErrorDetail::new(ErrorReason::ElicitationContentInvalid, text);
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&content)
+        .map_err(|e| invalid(format!("{FIELD} must be a JSON object with the fields of the form: {e}")))?;
+    // A schema that is no JSON is the asker's fault.
+    let schema = serde_json::from_str(schema_json).unwrap_or(serde_json::Value::Bool(true));
+    let given = object.len();
+    let problems = match check_form(&schema, object) {
+        Ok(kept) if kept.len() == given => return Ok(content),
+        Ok(kept) => return Ok(serde_json::Value::Object(kept).to_string()),
+        Err(problems) => problems,
+    };
+    let told: Vec<String> =
+        problems.iter().map(|p| format!("{} {}", p.field, p.message).trim().to_owned()).collect();
+    let mut error = invalid(format!(
+        "{FIELD} does not match the form: {}. The question stays open: correct the answer and send it again, or decline",
+        told.join("; ")
+    ));
+    error.violations = problems
+        .into_iter()
+        .map(|p| FieldViolation {
+            field: if p.field.is_empty() { FIELD.to_owned() } else { format!("{FIELD}.{}", p.field) },
+            description: p.message,
+        })
+        .collect();
+    Err(error)
 }

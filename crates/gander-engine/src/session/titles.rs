@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use gander_domain::{
-    ItemBody, Payload, Usage,
+    ItemBody, Payload,
     event::UpdateCause,
     session::{SessionKind, TitleSource},
     usage::UsagePurpose,
@@ -67,14 +67,8 @@ impl Core {
                 .post(move |core| {
                     core.naming = false;
                     let Some(done) = done else { return };
-                    if done.usage != Usage::default() || done.cost.is_some() {
-                        let report = CallReport {
-                            purpose: UsagePurpose::Title,
-                            call: done.usage,
-                            cost: done.cost,
-                            context_used_tokens: None,
-                            context_window_tokens: None,
-                        };
+                    let report = CallReport::beside(UsagePurpose::Title, &done);
+                    if report.is_known() {
                         core.report_usage(None, report);
                     }
                     core.take_title(&done.text);

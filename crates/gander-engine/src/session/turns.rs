@@ -22,7 +22,7 @@ use super::core::{Core, ExtensionPlan};
 use crate::{
     models::ResolvedModel,
     source::Mint,
-    turn::{TurnTask, TurnTaskStart, TurnWork},
+    turn::{Spent, TurnTask, TurnTaskStart, TurnWork},
 };
 
 /// Turns waiting in one session.
@@ -67,6 +67,8 @@ pub(super) struct RunningTurn {
     cancel: CancellationToken,
     task: Option<AbortHandle>,
     model: ResolvedModel,
+    /// What it used, its extensions' model calls included.
+    pub(super) spent: Arc<Spent>,
     /// When a cancelled turn is ended without waiting for its task any longer.
     pub(super) abort_at: Option<Instant>,
     interrupt: Option<InterruptCause>,
@@ -103,10 +105,14 @@ impl Core {
             ));
         }
         self.act_as(start.actor.clone());
-        // An agent starts the session's extensions itself.
-        if start.model.provider.agent().is_none()
-            && let Some(plan) = start.extensions.take()
+        if start.model.provider.agent().is_none() {
+            if let Some(plan) = start.extensions.take() {
+                self.ensure_extensions(plan);
+            }
+        } else if self.services.mcp.door_command().is_some()
+            && let Some(plan) = start.extensions.clone()
         {
+            // Agents are given a door to them; without one an agent starts them itself.
             self.ensure_extensions(plan);
         }
         if let Some(active) = self.running.as_ref().map(|r| r.turn_id.clone()) {
@@ -173,6 +179,7 @@ impl Core {
             cancel: cancel.clone(),
             task: None,
             model: start.model.clone(),
+            spent: Arc::default(),
             abort_at: None,
             interrupt: None,
         });
@@ -189,6 +196,7 @@ impl Core {
             model: start.model,
             mode: start.mode,
             limits: start.limits,
+            spent: self.running.as_ref().map(|r| Arc::clone(&r.spent)).unwrap_or_default(),
             extensions: self.extensions.clone(),
             wait_for_extensions: start.wait_for_extensions,
             work: start.work,

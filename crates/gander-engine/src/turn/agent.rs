@@ -7,31 +7,34 @@
 
 mod answers;
 mod bridge;
+mod doors;
 mod effects;
 mod link;
 mod memory;
+mod modes;
 mod transcript;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use gander_domain::{
     ErrorDetail, ErrorReason, Item, ItemBody, ItemId, Payload,
-    extension::{ExtensionConfig, ExtensionTransport, SandboxMode},
     item::NoticeLevel,
     turn::{StopReason, TurnOutcome},
+    usage::Cost,
 };
 use gander_model::{AGENT_MODEL_CURRENT, AgentBackend, AgentMcpServer, AgentOpen, AgentPromptEnd, AgentStop};
 
 pub(crate) use self::link::AgentLinks;
 use self::{
-    bridge::Bridge,
+    bridge::{Bridge, Signals},
+    doors::Offer,
     link::{Link, Running},
     memory::{Record, Records},
 };
 use super::{Snapshot, TurnResult, TurnTask};
 use crate::{
     services::{Services, store_error},
-    session::{ExtensionPlan, PlannedExtension},
+    session::ExtensionPlan,
 };
 
 /// In front of the ids of an agent's settings, which gander's own must not meet.
@@ -49,6 +52,8 @@ struct Opened {
     record: Record,
     /// The agent knows nothing of the conversation.
     fresh: bool,
+    /// It was started for this turn.
+    started: bool,
     /// What the agent took in while it worked.
     injected: HashSet<ItemId>,
 }
@@ -57,8 +62,15 @@ impl TurnTask {
     /// Runs the turn by the agent.
     pub(super) async fn drive_agent(&mut self, backend: Arc<dyn AgentBackend>) -> TurnResult<StopReason> {
         let max_prompts = self.start.limits.max_model_calls.unwrap_or(u32::MAX);
-        let mut opened = self.open_agent(backend.as_ref()).await?;
-        self.choose_settings(&opened).await?;
+        let extensions = async {
+            match self.start.services.mcp.door_command() {
+                Some(_) => self.await_extensions().await,
+                None => Ok(()),
+            }
+        };
+        let opening = Box::pin(self.open_agent(backend.as_ref()));
+        let (mut opened, ()) = tokio::try_join!(opening, extensions)?;
+        self.choose_settings(&mut opened).await?;
         loop {
             if self.model_calls >= max_prompts {
                 return Ok(StopReason::MaxModelCalls);
@@ -66,23 +78,28 @@ impl TurnTask {
             if self.budget_spent() {
                 return Ok(StopReason::Budget);
             }
-            let end = self.prompt_agent(&mut opened).await?;
+            let Some((end, cost)) = self.prompt_agent(&mut opened).await? else {
+                return Ok(StopReason::Budget);
+            };
+            self.spent.add(end.usage.unwrap_or_default(), cost.as_ref());
             if let Some(usage) = end.usage {
-                self.spent.add(usage, None);
-                opened.link.bridge.report_usage(&self.start.turn_id, usage).await;
-            }
-            match end.stop {
-                AgentStop::EndTurn => {}
-                AgentStop::MaxTokens => return Ok(StopReason::MaxOutputTokens),
-                AgentStop::MaxTurnRequests => return Ok(StopReason::MaxModelCalls),
-                AgentStop::Refusal => return Ok(StopReason::Refusal),
-                AgentStop::Cancelled => return Err(TurnOutcome::Cancelled),
+                opened.link.bridge.report_usage(Some(self.start.turn_id.clone()), usage).await;
             }
             let snapshot = self.snapshot().await?;
-            if steered(&snapshot.items, &opened).is_empty() {
-                self.note_seen(&mut opened, &snapshot.items).await;
-                return Ok(StopReason::EndTurn);
-            }
+            let unheard = steered(&snapshot.items, &opened).first().map(|item| item.item_id.clone());
+            let done = match end.stop {
+                AgentStop::EndTurn if unheard.is_some() => continue,
+                AgentStop::EndTurn => Ok(StopReason::EndTurn),
+                AgentStop::MaxTokens => Ok(StopReason::MaxOutputTokens),
+                AgentStop::MaxTurnRequests => Ok(StopReason::MaxModelCalls),
+                AgentStop::Refusal => Ok(StopReason::Refusal),
+                AgentStop::Cancelled => Err(TurnOutcome::Cancelled),
+            };
+            // What the agent said itself it knows, however it ended.
+            let heard = snapshot.items.iter().take_while(|item| Some(&item.item_id) != unheard.as_ref());
+            let heard: Vec<_> = heard.cloned().collect();
+            self.note_seen(&mut opened, &heard).await;
+            return done;
         }
     }
 
@@ -97,17 +114,19 @@ impl TurnTask {
         let snapshot = self.snapshot().await?;
         let mut record = read_records(services, &session_id).await?.providers.remove(self.provider_id());
         let forgets = record.as_ref().is_some_and(|record| record.unseen(&snapshot.items).is_none());
-        let plan = self.start.agent_plan.as_ref();
-        let (servers, left_out) = plan.map_or_else(Default::default, |plan| servers(&plan.extensions));
+        let offer = Offer::new(services, self.start.extensions.as_ref());
+        let plan = self.start.agent_plan.as_ref().filter(|_| services.mcp.door_command().is_none());
+        let (servers, mut left_out) =
+            plan.map_or_else(Default::default, |plan| doors::servers(&plan.extensions));
         let mut request = self.open_request(&snapshot, servers);
-        let fingerprint = link::fingerprint(self.provider_id(), &request);
+        let fingerprint = link::fingerprint(self.provider_id(), &request, offer.as_ref().map(Offer::hash));
         let live = services.agents.get(&session_id);
         if let Some(link) = live {
             self.unless_cancelled(link.settled()).await?;
             let known = record.as_ref().is_some_and(|r| r.agent_session_id == link.agent_session_id());
             if link.fits(fingerprint) && !forgets && known {
                 let record = record.unwrap_or_default();
-                return Ok(Opened { link, record, fresh: false, injected: HashSet::new() });
+                return Ok(Opened { link, record, fresh: false, started: false, injected: HashSet::new() });
             }
             self.unless_cancelled(services.agents.close(&session_id)).await?;
         }
@@ -125,12 +144,19 @@ impl TurnTask {
             &self.start.model.selection.model_id,
             resumes.then_some(before.cost_micros),
         );
+        let mut door = None;
+        match offer.map(|offer| offer.open(services, &bridge)) {
+            Some(Ok((opened, servers))) => (door, request.mcp_servers) = (opened, servers),
+            Some(Err(names)) => left_out.extend(names),
+            None => {}
+        }
         let opening = backend.open(request, bridge.clone());
         let session = self.unless_cancelled(opening).await?.map_err(TurnOutcome::Failed)?;
         let agent = session.opened().clone();
         bridge.set_name(&agent.name);
         let options = session.options();
-        let link = services.agents.insert(services, &session_id, Link::new(fingerprint, session, bridge));
+        let link =
+            services.agents.insert(services, &session_id, Link::new(fingerprint, session, bridge, door));
         let mut record = before;
         if !agent.continued {
             record = Record { chosen: record.chosen, ..Record::default() };
@@ -146,7 +172,7 @@ impl TurnTask {
         }
         let lost = resumes && !agent.continued;
         self.say_what_is_missing(&agent.name, lost, left_out, &agent.servers_left_out).await?;
-        Ok(Opened { link, record, fresh: !agent.continued, injected: HashSet::new() })
+        Ok(Opened { link, record, fresh: !agent.continued, started: true, injected: HashSet::new() })
     }
 
     fn open_request(&self, snapshot: &Snapshot, mcp_servers: Vec<AgentMcpServer>) -> AgentOpen {
@@ -184,12 +210,14 @@ impl TurnTask {
     }
 
     /// Brings the agent's settings to what was chosen for this session.
-    async fn choose_settings(&self, opened: &Opened) -> TurnResult<()> {
+    async fn choose_settings(&self, opened: &mut Opened) -> TurnResult<()> {
+        self.follow_mode(opened, opened.started).await?;
         let model_id = &self.start.model.selection.model_id;
         let link = &opened.link;
         let mut wanted: Vec<(String, String)> = Vec::new();
         for option in link.session.options() {
-            let chosen = opened.record.chosen.get(&option.option_id);
+            // The mode is set already; the agent may have left the one that was chosen, with the user's consent.
+            let chosen = opened.record.chosen.get(&option.option_id).filter(|_| option.category != "mode");
             let model = (option.category == "model" && model_id != AGENT_MODEL_CURRENT).then_some(model_id);
             if let Some(value) = model.or(chosen).filter(|value| **value != option.value) {
                 wanted.push((option.option_id.clone(), value.clone()));
@@ -220,8 +248,12 @@ impl TurnTask {
         Ok(())
     }
 
-    /// One prompt with all that the agent has not seen.
-    async fn prompt_agent(&mut self, opened: &mut Opened) -> TurnResult<AgentPromptEnd> {
+    /// One prompt with all that the agent has not seen, and what it has cost. `None`: it was ended because the turn's
+    /// money is used up.
+    async fn prompt_agent(
+        &mut self,
+        opened: &mut Opened,
+    ) -> TurnResult<Option<(AgentPromptEnd, Option<Cost>)>> {
         let snapshot = self.snapshot().await?;
         let mut unseen = opened.record.unseen(&snapshot.items).unwrap_or(&snapshot.items).to_vec();
         unseen.retain(|item| !opened.injected.contains(&item.item_id));
@@ -238,36 +270,48 @@ impl TurnTask {
         self.note_seen(opened, &snapshot.items).await;
         opened.fresh = false;
         let link = opened.link.clone();
-        let stop = link.bridge.begin(&self.start.turn_id, &self.start.cancel, self.start.mode).await;
+        let left = self.spent.left_of(&self.start.limits).max_cost_micros;
+        let (turn_id, cancel) = (&self.start.turn_id, &self.start.cancel);
+        let Signals { stop, spent } = link.bridge.begin(turn_id, cancel, self.start.mode, left).await;
         let mut running = Running::start(self.start.services.clone(), link.clone(), parts);
         let end = loop {
-            tokio::select! {
+            let mode_changed = tokio::select! {
                 biased;
                 end = running.end() => break Some(end),
-                () = self.start.cancel.cancelled() => break None,
+                () = cancel.cancelled() => break None,
                 () = stop.cancelled() => break None,
-                () = link.steered.notified() => {}
-            }
-            let injecting = self.inject(opened);
-            tokio::pin!(injecting);
+                () = spent.cancelled() => break None,
+                () = link.steered.notified() => false,
+                () = link.mode_changed.notified() => true,
+            };
+            let doing = async {
+                match mode_changed {
+                    true => drop(self.follow_mode(opened, false).await),
+                    false => self.inject(opened).await,
+                }
+            };
+            tokio::pin!(doing);
             tokio::select! {
                 biased;
-                () = self.start.cancel.cancelled() => break None,
+                () = cancel.cancelled() => break None,
                 () = stop.cancelled() => break None,
-                () = &mut injecting => {}
+                () = spent.cancelled() => break None,
+                () = &mut doing => {}
                 end = running.end() => {
                     // Whether it took the input decides about another prompt.
-                    let _ = tokio::time::timeout(STEER_WAIT, injecting).await;
+                    let _ = tokio::time::timeout(STEER_WAIT, doing).await;
                     break Some(end);
                 }
             }
         };
         let Some(end) = end else {
             running.cancel(CANCEL_WAIT).await;
+            opened.record.cost_micros = link.bridge.cost_micros().await;
             if let Ok(snapshot) = self.snapshot().await {
                 self.note_seen(opened, &snapshot.items).await;
             }
-            return Err(TurnOutcome::Cancelled);
+            let out_of_money = spent.is_cancelled() && !cancel.is_cancelled() && !stop.is_cancelled();
+            return if out_of_money { Ok(None) } else { Err(TurnOutcome::Cancelled) };
         };
         let settle = link.session.opened().settle;
         if !settle.is_zero() && end.is_ok() {
@@ -275,11 +319,15 @@ impl TurnTask {
         }
         match end {
             Ok(end) => {
-                link.bridge.end().await;
+                let cost = link.bridge.end().await;
                 opened.record.cost_micros = link.bridge.cost_micros().await;
-                Ok(end)
+                Ok(Some((end, cost)))
             }
             Err(error) => {
+                // What was spent before is not counted again by the agent that is started next.
+                opened.record.cost_micros = link.bridge.cost_micros().await;
+                let session_id = self.start.session.session_id();
+                write_record(&self.start.services, session_id, self.provider_id(), &opened.record).await;
                 link.bridge.cut().await;
                 link.bridge.unmute().await;
                 Err(TurnOutcome::Failed(error))
@@ -336,46 +384,6 @@ async fn write_record(
     }
 }
 
-/// The session's extensions as servers that an agent starts or calls itself, and the names of those that only gander can
-/// run as their configuration asks. Builtins are not among either: agents have tools of their own.
-fn servers(extensions: &[PlannedExtension]) -> (Vec<AgentMcpServer>, Vec<String>) {
-    let (mut servers, mut left_out) = (Vec::new(), Vec::new());
-    for planned in extensions {
-        let config = &planned.config;
-        if matches!(config.transport, ExtensionTransport::Builtin | ExtensionTransport::Platform) {
-            continue;
-        }
-        let guarded = config.pin_definitions
-            || config.sandbox.as_ref().is_some_and(|sandbox| sandbox.mode != SandboxMode::Off);
-        match server(config, &planned.secrets).filter(|_| planned.refused.is_none() && !guarded) {
-            Some(server) => servers.push(server),
-            None => left_out.push(config.name.clone()),
-        }
-    }
-    (servers, left_out)
-}
-
-fn server(
-    config: &ExtensionConfig,
-    secrets: &std::collections::BTreeMap<String, String>,
-) -> Option<AgentMcpServer> {
-    let mut values = config.env.clone();
-    values.extend(secrets.clone());
-    let name = config.name.clone();
-    match &config.transport {
-        ExtensionTransport::Stdio { command, args } => {
-            let mut words = config.exec_prefix.iter().chain([command]).chain(args).cloned();
-            Some(AgentMcpServer::Stdio { name, command: words.next()?, args: words.collect(), env: values })
-        }
-        ExtensionTransport::StreamableHttp { uri, headers, unix_socket: None } => {
-            let fill = |text: &String| gander_mcp::substitute(text, &values);
-            let headers = headers.iter().map(|(name, value)| (name.clone(), fill(value))).collect();
-            Some(AgentMcpServer::Http { name, url: fill(uri), headers })
-        }
-        _ => None,
-    }
-}
-
 /// Sets one of the agent's settings: at once where it runs (then it says all of them), and for every start to come.
 pub(crate) async fn set_agent_option(
     services: &Services,
@@ -387,6 +395,14 @@ pub(crate) async fn set_agent_option(
     let live = services.agents.get(session_id).filter(|link| link.session.is_open());
     let options = match &live {
         Some(link) => {
+            let option = link.session.options().into_iter().find(|option| option.option_id == option_id);
+            let mode = link.bridge.session_mode().await;
+            if option.is_some_and(|option| modes::needs_auto(mode, &option, value, link.session.opened())) {
+                let message = format!(
+                    "the agent asks for no permission in {value:?}; set the session's mode to auto first"
+                );
+                return Err(ErrorDetail::invalid("value.choice", message));
+            }
             let setting = link.session.set_option(option_id, value);
             let set = tokio::time::timeout(OPTION_WAIT, setting).await;
             Some(set.map_err(|_| {

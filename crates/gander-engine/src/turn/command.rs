@@ -68,7 +68,7 @@ impl TurnTask {
     }
 
     /// Text for the user only.
-    async fn say(&self, text: String) -> TurnResult<StopReason> {
+    pub(super) async fn say(&self, text: String) -> TurnResult<StopReason> {
         let body = AgentMessage { parts: vec![Part::text(text)], demo: false };
         let visibility = Visibility { user: true, model: false };
         let item = self.item(ItemBody::AgentMessage(body), visibility);

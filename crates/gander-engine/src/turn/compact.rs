@@ -48,8 +48,26 @@ impl TurnTask {
     /// The work of a turn that only summarizes.
     pub(super) async fn compact_on_request(&mut self, instructions: &str) -> TurnResult<StopReason> {
         match self.compact(Trigger::Manual, instructions).await? {
-            Ok(_) => Ok(StopReason::EndTurn),
+            Ok(Some(_)) => Ok(StopReason::EndTurn),
+            Ok(None) if self.was_typed().await? => {
+                self.say("There is nothing to summarize.".to_owned()).await
+            }
+            Ok(None) => Ok(StopReason::EndTurn),
             Err(error) => Err(TurnOutcome::Failed(error)),
+        }
+    }
+
+    /// Whether a message began this turn: who calls the API gets its answer.
+    async fn was_typed(&self) -> TurnResult<bool> {
+        let turn_id = self.start.turn_id.clone();
+        let read = self.start.session.edit(move |core| {
+            let mine = |i: &Item| i.turn_id.as_ref() == Some(&turn_id);
+            let typed = |i: &Item| mine(i) && matches!(i.body, ItemBody::UserMessage(_));
+            Ok(core.state.items.iter().rev().any(|e| typed(&e.item)))
+        });
+        match read.await {
+            Ok(Ok(read)) => Ok(read.value),
+            _ => Err(TurnOutcome::Cancelled),
         }
     }
 

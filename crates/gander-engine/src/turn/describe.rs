@@ -42,13 +42,20 @@ pub(super) fn describe(tool: &ToolDefinition, arguments_json: &str) -> Descripti
 }
 
 fn kind(tool: &ToolDefinition) -> ToolKind {
-    match tool.tool_name.as_str() {
+    match kind_by_name(&tool.tool_name) {
+        ToolKind::Other if tool.annotations.read_only == Some(true) => ToolKind::Read,
+        kind => kind,
+    }
+}
+
+/// The kind as far as a name tells it: of a tool, or with its extension's in front of it.
+pub(super) fn kind_by_name(name: &str) -> ToolKind {
+    match name.rsplit("__").next().unwrap_or_default() {
         "shell" | "bash" | "execute" | "run" => ToolKind::Execute,
         "read" | "view" | "list" | "read_file" => ToolKind::Read,
         "write" | "edit" | "text_editor" | "write_file" | "edit_file" => ToolKind::Edit,
         "search" | "grep" | "find" => ToolKind::Search,
         "fetch" | "web_fetch" => ToolKind::Fetch,
-        _ if tool.annotations.read_only == Some(true) => ToolKind::Read,
         _ => ToolKind::Other,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The judge can only spare a question, never forbid: whatever goes wrong, a person is asked.
 
-use gander_domain::{Usage, item::ToolCall, tool::ToolDefinition, usage::UsagePurpose};
+use gander_domain::{item::ToolCall, tool::ToolDefinition, usage::UsagePurpose};
 use serde_json::json;
 
 use super::{TurnTask, usage::CallReport};
@@ -44,17 +44,9 @@ impl TurnTask {
                 return false;
             }
         };
-        if answer.usage != Usage::default() || answer.cost.is_some() {
-            let report = CallReport {
-                purpose: UsagePurpose::Judge,
-                call: answer.usage,
-                cost: answer.cost,
-                context_used_tokens: None,
-                context_window_tokens: None,
-            };
-            if self.report(report).await.is_err() {
-                return false;
-            }
+        let report = CallReport::beside(UsagePurpose::Judge, &answer);
+        if report.is_known() && self.report(report).await.is_err() {
+            return false;
         }
         says_read_only(&answer.text)
     }

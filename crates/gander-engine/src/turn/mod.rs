@@ -40,12 +40,12 @@ pub(crate) use self::{
     command::{TurnWork, ready_prompts},
     delegate::EXTENSION as DELEGATE_EXTENSION,
     own::FINAL_OUTPUT_TOOL,
-    usage::CallReport,
+    usage::{CallReport, Spent},
 };
 use self::{
     request::Material,
     response::{Response, ResponseEnd},
-    usage::{Gauge, Spent},
+    usage::Gauge,
 };
 use crate::{
     compaction::Trigger,
@@ -69,6 +69,8 @@ pub(crate) struct TurnTaskStart {
     pub model: ResolvedModel,
     pub mode: Option<Mode>,
     pub limits: TurnLimits,
+    /// What it used, which others may add to.
+    pub spent: Arc<Spent>,
     pub extensions: Option<Arc<SessionExtensions>>,
     pub wait_for_extensions: Duration,
     pub work: TurnWork,
@@ -79,14 +81,14 @@ pub(crate) struct TurnTaskStart {
 }
 
 pub(crate) struct TurnTask {
+    spent: Arc<Spent>,
     start: TurnTaskStart,
-    spent: Spent,
     model_calls: u32,
     tools_ran: bool,
     gauge: Gauge,
     /// Model calls made when the conversation was last summarized in this turn.
     compacted_after: Option<u32>,
-    material: Option<Arc<Material>>,
+    material: Arc<Material>,
     secrets: Arc<SecretFilter>,
     own: own::Own,
 }
@@ -130,13 +132,13 @@ impl TurnTask {
     pub(crate) fn new(start: TurnTaskStart) -> Self {
         let secrets = Arc::new(start.services.secret_filter());
         Self {
+            spent: Arc::clone(&start.spent),
             start,
-            spent: Spent::default(),
             model_calls: 0,
             tools_ran: false,
             gauge: Gauge::default(),
             compacted_after: None,
-            material: None,
+            material: Arc::default(),
             secrets,
             own: own::Own::default(),
         }
@@ -194,7 +196,13 @@ impl TurnTask {
             return Box::pin(self.drive_agent(agent)).await;
         }
         self.await_extensions().await?;
-        self.own = Box::pin(own::Own::load(self)).await?;
+        let snapshot = self.snapshot().await?;
+        // Both read files: at the same time, as the user waits for the first word.
+        let (own, material) = Box::pin(async {
+            tokio::try_join!(own::Own::load(self, &snapshot), self.read_material(&snapshot))
+        })
+        .await?;
+        (self.own, self.material) = (own, Arc::new(material));
         let max_calls =
             self.start.limits.max_model_calls.unwrap_or_else(|| self.start.services.max_model_calls());
         loop {

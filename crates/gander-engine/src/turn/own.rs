@@ -20,7 +20,7 @@ use gander_formats::recipe::{self as format, Recipe};
 use serde_json::{Value, json};
 
 use super::{
-    Call, TurnResult, TurnTask,
+    Call, Snapshot, TurnResult, TurnTask,
     checks::Checks,
     delegate::{self, Delegation},
 };
@@ -141,8 +141,7 @@ pub(super) fn invalid(message: impl Into<String>) -> ToolResult {
 
 impl Own {
     /// What the session and the request ask for.
-    pub(super) async fn load(task: &TurnTask) -> TurnResult<Self> {
-        let snapshot = task.snapshot().await?;
+    pub(super) async fn load(task: &TurnTask, snapshot: &Snapshot) -> TurnResult<Self> {
         let recipe = recipes::parsed(&snapshot.session).map_err(TurnOutcome::Failed)?;
         let asked = task.start.response_schema_json.as_deref();
         let schema = asked.and_then(|text| serde_json::from_str(text).ok());

@@ -18,6 +18,7 @@ use crate::{
 };
 
 /// What is read from files for a prompt, once per turn: so that a turn's prompts have one prefix.
+#[derive(Default)]
 pub(super) struct Material {
     pub hints: String,
     pub template: Option<String>,
@@ -43,10 +44,7 @@ impl TurnTask {
         tools
     }
 
-    async fn material(&mut self, snapshot: &Snapshot) -> TurnResult<Arc<Material>> {
-        if let Some(material) = &self.material {
-            return Ok(material.clone());
-        }
+    pub(super) async fn read_material(&self, snapshot: &Snapshot) -> TurnResult<Material> {
         let template_name = template_name(snapshot.session.kind == SessionKind::Subagent, self.window());
         let services = self.start.services.clone();
         let directory = std::path::PathBuf::from(&snapshot.session.working_directory);
@@ -56,14 +54,11 @@ impl TurnTask {
             Material { hints, template: services.user_template(template_name), template_name }
         });
         // A panic while reading hints must not cost the turn.
-        let material = self.unless_cancelled(read).await?.unwrap_or_else(|error| {
+        let mut material = self.unless_cancelled(read).await?.unwrap_or_else(|error| {
             tracing::error!(%error, "hints could not be read");
             Material { hints: String::new(), template: None, template_name }
         });
-        let mut material = material;
         self.secrets.clean(&mut material.hints);
-        let material = Arc::new(material);
-        self.material = Some(material.clone());
         Ok(material)
     }
 
@@ -73,8 +68,7 @@ impl TurnTask {
         mode: Mode,
         tools: &[ToolDefinition],
     ) -> TurnResult<ModelRequest> {
-        let first = self.material.is_none();
-        let material = self.material(snapshot).await?;
+        let material = Arc::clone(&self.material);
         let session = &snapshot.session;
         let (year, month, day) = civil_date(self.start.services.source.now().seconds().div_euclid(86_400));
         let date = format!("{year:04}-{month:02}-{day:02}");
@@ -98,7 +92,7 @@ impl TurnTask {
             template_name: material.template_name,
             hints: &material.hints,
         });
-        if let Some(text) = problem.filter(|_| first) {
+        if let Some(text) = problem.filter(|_| self.model_calls == 0) {
             let code = "prompt_template".to_owned();
             self.emit(vec![Payload::StatusNoted { level: NoticeLevel::Warning, code, text }]).await?;
         }

@@ -87,7 +87,10 @@ impl Response {
             }
             ModelEvent::ToolCallStarted { index, call_id, name } => {
                 self.close_open(out);
-                let item = self.item(ItemBody::ToolCall(Box::new(ToolCall::streaming(name, call_id))));
+                // Clients show the call while its arguments stream.
+                let kind = super::describe::kind_by_name(&name);
+                let call = ToolCall { kind, ..ToolCall::streaming(name, call_id) };
+                let item = self.item(ItemBody::ToolCall(Box::new(call)));
                 out.push(Payload::ItemStarted { item: Box::new(item.clone()) });
                 self.calls.insert(index, item);
             }

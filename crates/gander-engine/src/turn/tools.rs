@@ -365,11 +365,12 @@ impl ToolRun<'_> {
             progress,
             timeout: None,
             meta_json: None,
+            item_id: Some(self.item.item_id.clone()),
         };
         let pump = pump_progress(inbox, self.task.start.session.clone(), self);
         // The pump ends when the call drops its sender, so all output is in the log before the result is.
         let (mut result, output) = futures::join!(extensions.call(request), pump);
-        if result.outcome == ToolOutcome::Cancelled && !output.is_empty() {
+        if matches!(result.outcome, ToolOutcome::Cancelled | ToolOutcome::TimedOut) && !output.is_empty() {
             result.parts.insert(0, Part::text(output));
         }
         result
@@ -384,7 +385,7 @@ impl ToolRun<'_> {
         let item_id = Some(self.item.item_id.clone());
         match call_host(&self.task.start.session, item_id, kind, DEADLINE).await {
             Ok(HostCallOutcome::Tool(result)) => result,
-            Ok(HostCallOutcome::Failed { message }) => ToolResult::failed(
+            Ok(HostCallOutcome::Failed { message, .. }) => ToolResult::failed(
                 ToolOutcome::ToolError,
                 ErrorDetail::new(ErrorReason::ExtensionUnavailable, message),
             ),

@@ -11,7 +11,7 @@ use gander_domain::{
 };
 
 use super::{Snapshot, Stopped, TurnTask, response::ResponseEnd};
-use crate::{estimate, session::Core};
+use crate::{completion::Completion, estimate, session::Core};
 
 /// Window of models that nobody knows.
 const UNKNOWN_WINDOW: u64 = 128_000;
@@ -25,9 +25,10 @@ pub(super) struct Gauge {
     measured: Option<(u64, Sequence)>,
 }
 
-/// What a turn has used so far, with its judge and its sub-agents. Calls of one response run at once and share it.
+/// What a turn has used so far, with its judge, its sub-agents and what its MCP servers ask the model. Calls of one
+/// response run at once and share it.
 #[derive(Debug, Default)]
-pub(super) struct Spent(Mutex<Sum>);
+pub(crate) struct Spent(Mutex<Sum>);
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Sum {
@@ -37,7 +38,7 @@ struct Sum {
 
 impl Spent {
     /// Counts a model call.
-    pub(super) fn add(&self, call: Usage, cost: Option<&Cost>) {
+    pub(crate) fn add(&self, call: Usage, cost: Option<&Cost>) {
         let parts = || call.input_tokens.unwrap_or(0).saturating_add(call.output_tokens.unwrap_or(0));
         let tokens = call.total_tokens.unwrap_or_else(parts);
         let mut sum = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,7 +51,7 @@ impl Spent {
     }
 
     /// Whether nothing is left of what the limits allow.
-    pub(super) fn reaches(&self, limits: &TurnLimits) -> bool {
+    pub(crate) fn reaches(&self, limits: &TurnLimits) -> bool {
         let sum = self.sum();
         limits.max_tokens.is_some_and(|max| sum.tokens >= max)
             || limits.max_cost_micros.is_some_and(|max| sum.cost_micros >= max)
@@ -77,6 +78,24 @@ pub(crate) struct CallReport {
     pub context_window_tokens: Option<u64>,
 }
 
+impl CallReport {
+    /// Of a call beside the conversation: it says nothing about the context.
+    pub(crate) fn beside(purpose: UsagePurpose, done: &Completion) -> Self {
+        Self {
+            purpose,
+            call: done.usage,
+            cost: done.cost.clone(),
+            context_used_tokens: None,
+            context_window_tokens: None,
+        }
+    }
+
+    /// Whether the provider counted anything.
+    pub(crate) fn is_known(&self) -> bool {
+        self.call != Usage::default() || self.cost.is_some()
+    }
+}
+
 impl Core {
     /// Logs what a model call cost, with the session's new totals.
     pub(crate) fn report_usage(&mut self, turn_id: Option<gander_domain::TurnId>, report: CallReport) {
@@ -97,7 +116,7 @@ impl Core {
             cost,
             cost_totals,
         };
-        self.emit(turn_id, Payload::UsageReported(report));
+        self.emit(turn_id, Payload::UsageReported(Box::new(report)));
     }
 }
 
@@ -157,7 +176,7 @@ impl TurnTask {
             return used.saturating_add(new);
         }
         let items: u64 = snapshot.items.iter().map(|i| estimate::of_item(i)).sum();
-        let material = self.material.as_ref().map_or(0, |m| estimate::of_text(&m.hints));
+        let material = estimate::of_text(&self.material.hints);
         items.saturating_add(estimate::of_tools(tools)).saturating_add(material)
     }
 

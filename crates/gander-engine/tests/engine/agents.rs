@@ -1,6 +1,7 @@
 //! Sessions whose model is an agent: a fake one that does what a test says.
 
 mod fake;
+mod limits;
 
 use std::{
     sync::{Arc, Mutex},
@@ -518,12 +519,16 @@ async fn extensions_are_handed_down() {
     let stdio = serde_json::json!({"type": "stdio", "cmd": "server", "args": ["-v"], "envs": {"A": "1"}});
     let http = serde_json::json!({"type": "streamable_http", "uri": "http://x/", "headers": {"K": "${A}"}, "envs": {"A": "1"}});
     let python = serde_json::json!({"type": "inline_python", "code": "pass"});
+    let some = serde_json::json!({"type": "stdio", "cmd": "server", "available_tools": ["a"]});
+    let builtin = serde_json::json!({"type": "builtin"});
     let new = NewSession {
         extensions: ExtensionSelection {
             exactly: Some(vec![
                 extension("one", &stdio),
                 extension("two", &http),
                 extension("three", &python),
+                extension("four", &some),
+                extension("developer", &builtin),
             ]),
             ..ExtensionSelection::default()
         },
@@ -548,7 +553,7 @@ async fn extensions_are_handed_down() {
         },
         _ => None,
     });
-    assert!(notice.unwrap().ends_with("three"), "what cannot be handed down is said");
+    assert!(notice.unwrap().ends_with("extensions: three, four"), "what cannot be handed down is said");
     harness.engine.remove_session_extension(&context("b"), &session, "two").await.unwrap();
     harness.run(&session, "again").await;
     let opened = fake.opened.lock().unwrap().clone();

@@ -3,6 +3,7 @@
 use gander_domain::{
     Event, Payload, Usage,
     interaction::{Answer, InteractionKind},
+    item::ToolOutcome,
     session::Mode,
     turn::TurnLimits,
     usage::{Cost, CostSource, UsagePurpose},
@@ -196,6 +197,49 @@ async fn a_running_call_keeps_its_output_when_another_waits_for_an_answer() {
         _ => false,
     });
     assert!(kept, "{}", golden_turn(&events));
+    assert_log_rules(&events);
+    harness.finish().await;
+}
+
+#[tokio::test]
+async fn at_the_time_limit_calls_say_what_they_had_and_sub_agents_end() {
+    let command = r#"{"command":"echo begun; exec sleep 600"}"#;
+    let both = Script::new().call("s", "developer__shell", command);
+    let both = both.call("d", "delegate", r#"{"instructions":"wait"}"#).finish(ModelStop::ToolCalls);
+    let harness = Harness::new([both, Script::new().text("thinking").hang()]).await;
+    // Long enough for the shell to begin on a busy machine.
+    let limits = TurnLimits { max_duration_ms: Some(3_000), ..TurnLimits::default() };
+    let events = run(&harness, Mode::Auto, limits).await;
+    assert!(golden_turn(&events).ends_with("turn_ended Completed Budget"), "{}", golden_turn(&events));
+    let calls: Vec<_> = events
+        .iter()
+        .filter_map(|e| match &e.payload {
+            Payload::ItemCompleted { item } => item.tool_call().map(|call| (item.incomplete, call.clone())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(calls.len(), 2);
+    for (incomplete, call) in &calls {
+        let result = call.result.as_ref().unwrap();
+        assert!(*incomplete && result.outcome == ToolOutcome::Cancelled, "{call:?}");
+        let begun = result.parts.iter().any(|p| p.as_text().is_some_and(|text| text.contains("begun")));
+        assert_eq!(begun, call.name == "developer__shell", "{result:?}");
+    }
+    let child = calls.iter().find_map(|(_, call)| call.child_session_id.clone()).unwrap();
+    let log = harness.until(&child, |e| matches!(e.payload, Payload::TurnEnded { .. })).await;
+    assert_log_rules(&log);
+    assert_log_rules(&events);
+    harness.finish().await;
+}
+
+#[tokio::test]
+async fn at_the_time_limit_questions_are_voided() {
+    let harness = Harness::new([shell("s").finish(ModelStop::ToolCalls)]).await;
+    let limits = TurnLimits { max_duration_ms: Some(300), ..TurnLimits::default() };
+    let events = run(&harness, Mode::Approve, limits).await;
+    let golden = golden_turn(&events);
+    assert!(golden.contains("interaction_resolved Voided"), "{golden}");
+    assert!(golden.ends_with("turn_ended Completed Budget"), "{golden}");
     assert_log_rules(&events);
     harness.finish().await;
 }

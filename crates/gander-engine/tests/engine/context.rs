@@ -148,6 +148,23 @@ async fn compact_is_a_command_and_a_request() {
 }
 
 #[tokio::test]
+async fn who_types_compact_is_told_when_there_is_nothing_to_summarize() {
+    let harness = Harness::new([]).await;
+    let session = harness.session().await;
+    let log = golden_turn(&harness.run(&session, "/compact").await);
+    assert!(
+        log.ends_with("item_completed agent There is nothing to summarize.\nturn_ended Completed EndTurn"),
+        "{log}"
+    );
+    assert!(
+        harness.engine.compact_session(&context("a"), &session, String::new()).await.unwrap().value.is_none()
+    );
+    let log = golden(&harness.log(&session).await);
+    assert_eq!(log.matches("nothing to summarize").count(), 1, "the request has its answer: {log}");
+    harness.finish().await;
+}
+
+#[tokio::test]
 async fn forks_and_imports_keep_summaries_in_their_place() {
     let harness = Harness::new([
         Script::reply("hello"),

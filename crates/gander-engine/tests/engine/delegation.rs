@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gander_domain::{
     Event, Payload, SessionId,
-    interaction::Answer,
+    interaction::{Answer, InteractionOutcome},
     session::{Mode, SessionKind, SessionOrigin},
     turn::TurnState,
 };
@@ -163,6 +163,56 @@ async fn a_childs_question_is_asked_in_the_parents_session() {
 }
 
 #[tokio::test]
+async fn a_childs_question_goes_with_the_child() {
+    for delete in [false, true] {
+        let harness = Harness::new([
+            delegate(&json!({"instructions": "touch it"})),
+            Script::one_call("s", "developer__shell", r#"{"command":"touch made"}"#),
+            Script::reply("then not"),
+        ])
+        .await;
+        let session = harness.session_in(Mode::Approve).await;
+        let turn_id = harness.start(&session, "go").await;
+        let nth = async |number: usize| {
+            let asked = std::cell::Cell::new(0);
+            let log = harness
+                .until(&session, |e| {
+                    let asks = matches!(&e.payload, Payload::InteractionRequested { .. });
+                    asked.set(asked.get() + usize::from(asks));
+                    asked.get() == number
+                })
+                .await;
+            let Payload::InteractionRequested { interaction } = &log.last().unwrap().payload else {
+                panic!()
+            };
+            (interaction.interaction_id.clone(), child_of(&log))
+        };
+        let (id, _) = nth(1).await;
+        let answer = Answer::Option { option_id: "allow_once".into() };
+        harness.engine.respond(&context("c"), Some(&session), &id, answer).await.unwrap();
+        let (forwarded, child) = nth(2).await;
+        let child = child.unwrap();
+        if delete {
+            harness.engine.delete_session(&context("c"), &child, false).await.unwrap();
+        } else {
+            harness.engine.cancel_turn(&context("c"), &child, CancelRequest::default()).await.unwrap();
+        }
+        // The question must not wait for the end of the parent's turn, which would void it.
+        let events = harness.until_ended(&session, &turn_id).await;
+        let outcome = events.iter().find_map(|e| match &e.payload {
+            Payload::InteractionResolved(r) if r.interaction_id == forwarded => Some(r.outcome),
+            _ => None,
+        });
+        assert_eq!(outcome, Some(InteractionOutcome::Withdrawn), "deleted: {delete}");
+        let result = result_text(&events);
+        assert!(result.contains(if delete { "has gone" } else { "was cancelled" }), "{result}");
+        assert!(golden_turn(&events).ends_with("turn_ended Completed EndTurn"), "the turn goes on");
+        assert_log_rules(&events);
+        harness.finish().await;
+    }
+}
+
+#[tokio::test]
 async fn sub_recipes_are_sources_with_fixed_values() {
     let harness = Harness::new([
         delegate(&json!({"source": "labels", "parameters": {"repo": "evil/x", "kind": "bugs"}})),
@@ -249,6 +299,45 @@ async fn depth_is_bounded() {
     let delegates: Vec<_> =
         harness.model.requests().iter().map(|r| r.tools.iter().any(|t| t.name == "delegate")).collect();
     assert_eq!(delegates, [true, true, true, false, true, true, true]);
+    harness.finish().await;
+}
+
+#[tokio::test]
+async fn sub_recipes_that_want_it_work_one_after_the_other() {
+    let gate = Gate::new();
+    let calls = Script::new()
+        .call("a", "delegate", r#"{"source":"one"}"#)
+        .call("b", "delegate", r#"{"source":"one"}"#)
+        .finish(ModelStop::ToolCalls);
+    let first = Script::new().gate(&gate).text("first").finish(ModelStop::EndTurn);
+    let harness = Harness::new([calls, first, Script::reply("second"), Script::reply("both")]).await;
+    let sub = harness.dir.path().join("sub.yaml");
+    std::fs::write(&sub, "title: s\ndescription: d\nprompt: work\n").unwrap();
+    let recipe = json!({
+        "title": "t", "description": "d", "prompt": "go",
+        "sub_recipes": [{"name": "one", "path": sub, "sequential_when_repeated": true}],
+    });
+    let request = RecipeRequest {
+        origin: RecipeOrigin::Json(recipe.to_string()),
+        values: Default::default(),
+        allow_missing_values: false,
+    };
+    let new = NewSession { recipe_request: Some(request), ..harness.new_session() };
+    let session = harness.engine.create_session(&context("a"), new).await.unwrap().value.session_id;
+    let turn_id = harness.start(&session, "go").await;
+    gate.reached().await;
+    let children = || async {
+        let query = gander_engine::types::ListQuery {
+            kinds: vec![SessionKind::Subagent],
+            ..gander_engine::types::ListQuery::default()
+        };
+        harness.engine.list_sessions(query).await.unwrap().len()
+    };
+    assert_eq!(children().await, 1);
+    gate.release();
+    let events = harness.until_ended(&session, &turn_id).await;
+    assert_eq!(children().await, 2);
+    assert_log_rules(&events);
     harness.finish().await;
 }
 

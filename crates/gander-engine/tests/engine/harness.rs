@@ -1,6 +1,10 @@
 //! An engine in a temporary directory, and golden logs: one line per event.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use gander_builtin::BuiltinContext;
 use gander_config::{ConfigHandle, ConfigOptions, Environment, Paths};
@@ -12,7 +16,7 @@ use gander_engine::{
     Engine, EngineOptions, EngineParts, Models, NewSession, RequestContext, ResolvedModel, StartTurn,
     SystemSource, WatchStep,
 };
-use gander_mcp::{BuiltinConnection, BuiltinFactory, HostOptions, McpHost, SessionContext};
+use gander_mcp::{BuiltinConnection, BuiltinFactory, HostOptions, McpHost, SessionClient, SessionContext};
 use gander_model::{
     ModelProvider, ProviderInfo,
     testing::{Script, ScriptedProvider, guarded},
@@ -48,7 +52,13 @@ impl Models for OneModel {
     }
 }
 
-struct Builtins;
+/// What the extensions of a test were given to ask their sessions with.
+pub(crate) type Clients = Arc<Mutex<Vec<Arc<dyn SessionClient>>>>;
+
+#[derive(Default)]
+struct Builtins {
+    clients: Clients,
+}
 
 impl BuiltinFactory for Builtins {
     fn names(&self) -> Vec<String> {
@@ -58,10 +68,12 @@ impl BuiltinFactory for Builtins {
         &self,
         name: &str,
         context: &SessionContext,
-        client: &Arc<dyn gander_mcp::SessionClient>,
+        client: &Arc<dyn SessionClient>,
     ) -> Result<BuiltinConnection, ErrorDetail> {
+        self.clients.lock().unwrap().push(client.clone());
         let builtin = BuiltinContext {
             host_files: Some(Arc::new(crate::hosts::Files(client.clone()))),
+            host_terminals: Some(Arc::new(crate::hosts::Files(client.clone()))),
             additional_directories: context.additional_directories.clone(),
             environment: context.environment.clone(),
             spawner: Spawner::new(None, ToolProcesses::default()),
@@ -86,7 +98,7 @@ async fn start_with(dir: &Path, model: Arc<ScriptedProvider>, options: EngineOpt
 
 /// Starts an engine with other models.
 pub(crate) async fn start_engine(dir: &Path, models: Arc<dyn Models>, options: EngineOptions) -> Arc<Engine> {
-    start_over(dir, models, options, Arc::new(SystemSource)).await
+    start_over(dir, models, options, Arc::new(SystemSource), Builtins::default()).await
 }
 
 /// Starts an engine with a clock of the test's.
@@ -96,7 +108,7 @@ pub(crate) async fn start_at(
     options: EngineOptions,
     source: Arc<dyn gander_engine::Source>,
 ) -> Arc<Engine> {
-    start_over(dir, Arc::new(OneModel(guarded(model))), options, source).await
+    start_over(dir, Arc::new(OneModel(guarded(model))), options, source, Builtins::default()).await
 }
 
 async fn start_over(
@@ -104,6 +116,7 @@ async fn start_over(
     models: Arc<dyn Models>,
     options: EngineOptions,
     source: Arc<dyn gander_engine::Source>,
+    builtins: Builtins,
 ) -> Arc<Engine> {
     let environment: Environment =
         [("HOME", dir.to_str().unwrap()), ("PATH", "/usr/bin:/bin")].into_iter().collect();
@@ -111,7 +124,7 @@ async fn start_over(
     paths.create_dirs().unwrap();
     let config = ConfigHandle::open(ConfigOptions::new(paths.clone(), environment.clone())).unwrap();
     let store = SqliteStore::open(OpenOptions::new(paths.data_dir())).unwrap();
-    let mcp = McpHost::new(HostOptions::new(Arc::new(Builtins), ToolProcesses::default()));
+    let mcp = McpHost::new(HostOptions::new(Arc::new(builtins), ToolProcesses::default()));
     Engine::start(EngineParts {
         store,
         source,
@@ -143,6 +156,19 @@ impl Harness {
         change(&mut options);
         let engine = start_with(dir.path(), model.clone(), options).await;
         Self { dir, engine, model }
+    }
+
+    /// With what its extensions ask their sessions with.
+    pub(crate) async fn with_clients(scripts: impl IntoIterator<Item = Script>) -> (Self, Clients) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("work")).unwrap();
+        let model = Arc::new(ScriptedProvider::new(scripts));
+        let builtins = Builtins::default();
+        let clients = builtins.clients.clone();
+        let models = Arc::new(OneModel(guarded(model.clone())));
+        let options = EngineOptions::default();
+        let engine = start_over(dir.path(), models, options, Arc::new(SystemSource), builtins).await;
+        (Self { dir, engine, model }, clients)
     }
 
     pub(crate) fn work(&self) -> String {

@@ -313,6 +313,35 @@ async fn approvals_come_in_any_order_and_results_stand_in_that_of_the_calls() {
 
 /// Loop test 8.
 #[tokio::test]
+async fn calls_of_a_response_run_at_once_up_to_a_bound() {
+    let calls = ["a", "b", "c", "d", "e"]
+        .iter()
+        .fold(Script::new(), |script, id| script.call(id, "developer__shell", r#"{"command":"sleep 0.1"}"#));
+    let harness =
+        Harness::with_options([calls.finish(ModelStop::ToolCalls), Script::reply("done")], |options| {
+            options.parallel_tools = 2;
+        })
+        .await;
+    let session = harness.session().await;
+    let events = harness.run(&session, "go").await;
+    let (mut running, mut most) = (0, 0);
+    for event in &events {
+        match &event.payload {
+            Payload::ToolCallUpdated { call, .. } if call.status == ToolCallStatus::Running => running += 1,
+            Payload::ItemCompleted { item } if item.tool_call().is_some() => running -= 1,
+            _ => {}
+        }
+        most = most.max(running);
+    }
+    assert_eq!((most, running), (2, 0), "{}", golden_turn(&events));
+    let results = &harness.model.requests()[1].items;
+    let ids: Vec<_> = results.iter().filter_map(|i| i.tool_call().map(|c| c.call_id.as_str())).collect();
+    assert_eq!(ids, ["a", "b", "c", "d", "e"], "in the order of the calls");
+    assert_log_rules(&events);
+    harness.finish().await;
+}
+
+#[tokio::test]
 async fn the_same_call_three_times_is_a_question() {
     let same = |id: &str| shell(id, "echo same");
     let harness = Harness::new([same("1"), same("2"), same("3"), same("4"), Script::reply("ok")]).await;

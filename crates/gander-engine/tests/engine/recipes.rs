@@ -426,6 +426,33 @@ async fn a_repeated_key_changes_no_recipe_again() {
 }
 
 #[tokio::test]
+async fn a_recipe_that_was_written_before_its_key_was_recorded_is_written_once() {
+    let harness = Harness::new([]).await;
+    let engine = &harness.engine;
+    // The state after a crash in between: the file is there, the key is not known.
+    let first = engine.save_recipe(&context("c"), greeting().to_string(), None).await.unwrap().0;
+    for _ in 0..2 {
+        let context = keyed("SaveRecipe");
+        let again = engine.save_recipe(&context, greeting().to_string(), None).await;
+        let (again, created) = again.unwrap();
+        assert_eq!((again.recipe_id.as_str(), created), (&*first.recipe_id, true));
+    }
+    assert_eq!(engine.list_recipes(None).await.unwrap().0.len(), 1);
+    let mut other = greeting();
+    other["description"] = json!("something else");
+    let mut key = keyed("SaveRecipe");
+    if let Some(key) = &mut key.idempotency {
+        key.key = "k2".to_owned();
+    }
+    let (second, _) = engine.save_recipe(&key, other.to_string(), None).await.unwrap();
+    assert_ne!(second.recipe_id, first.recipe_id, "another text of that title is another recipe");
+    let (third, _) = engine.save_recipe(&context("c"), greeting().to_string(), None).await.unwrap();
+    assert_ne!(third.recipe_id, first.recipe_id, "without a key nothing is taken for a repetition");
+    assert_eq!(engine.list_recipes(None).await.unwrap().0.len(), 3);
+    harness.finish().await;
+}
+
+#[tokio::test]
 async fn a_text_command_puts_a_recipe_before_the_model() {
     let harness = Harness::new([Script::reply("hi")]).await;
     let mut recipe = greeting();

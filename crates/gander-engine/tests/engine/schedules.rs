@@ -328,6 +328,27 @@ async fn a_repeated_key_changes_no_schedule_again() {
 }
 
 #[tokio::test]
+async fn a_schedule_that_was_written_before_its_key_was_recorded_is_made_once() {
+    let s = Scheduled::new([]).await;
+    let engine = s.engine();
+    // The state after a crash in between: the schedule is there, the key is not known.
+    let first = engine.create_schedule(&context("c"), request(Some("a"), &s.work())).await.unwrap();
+    let mut other = request(Some("a"), &s.work());
+    other.cron = "0 1 * * *".to_owned();
+    let error = engine.create_schedule(&keyed("CreateSchedule"), other).await.unwrap_err();
+    assert_eq!(error.reason, ErrorReason::ScheduleExists, "another schedule of that name stays as it is");
+    for _ in 0..2 {
+        let again =
+            engine.create_schedule(&keyed("CreateSchedule"), request(Some("a"), &s.work())).await.unwrap();
+        assert_eq!(again, first);
+    }
+    let error = engine.create_schedule(&context("c"), request(Some("a"), &s.work())).await.unwrap_err();
+    assert_eq!(error.reason, ErrorReason::ScheduleExists, "without a key it is no repetition");
+    assert_eq!(engine.list_schedules().unwrap().len(), 1);
+    s.harness.finish().await;
+}
+
+#[tokio::test]
 async fn a_repeated_key_starts_and_cancels_no_second_run() {
     let gate = Gate::new();
     let s = Scheduled::new([Script::new().gate(&gate).hang(), Script::reply("second")]).await;

@@ -39,8 +39,10 @@ pub const DISALLOWED_ENV_KEYS: &[&str] = &[
 
 /// Whether an extension may not set this variable, whatever its case.
 pub fn is_disallowed_env_key(key: &str) -> bool {
-    let key = key.trim();
-    DISALLOWED_ENV_KEYS.iter().any(|listed| listed.eq_ignore_ascii_case(key))
+    let key = key.trim().to_ascii_uppercase();
+    // All that the dynamic loader reads, not only what Goose lists of it.
+    let of_loader = ["LD_", "DYLD_"].iter().any(|family| key.starts_with(family));
+    of_loader || DISALLOWED_ENV_KEYS.iter().any(|listed| listed.eq_ignore_ascii_case(&key))
 }
 
 /// The disallowed names in `envs` and `env_keys`, as spelled there, each once.

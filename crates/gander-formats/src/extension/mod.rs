@@ -13,6 +13,7 @@
 mod env;
 mod fields;
 mod link;
+mod packages;
 mod read;
 mod secrets;
 mod tools;
@@ -27,6 +28,7 @@ use serde_json::{Map, Value};
 
 pub use env::{DISALLOWED_ENV_KEYS, disallowed_env_keys, drop_disallowed_env, is_disallowed_env_key};
 pub use link::{ExtensionLink, LINK_COMMANDS, LinkError, LinkKey, is_link, parse_link};
+pub use packages::unpinned_package;
 pub use secrets::{config_hash, redacted, restore_withheld};
 pub use validate::{command_violation, validate, warnings};
 

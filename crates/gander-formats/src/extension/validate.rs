@@ -324,7 +324,7 @@ fn npm_call(args: &[&str]) -> bool {
 }
 
 /// File name of a program, lower case, without the extension of an executable.
-fn base_name(program: &str) -> String {
+pub(super) fn base_name(program: &str) -> String {
     let name = program.rsplit(['/', '\\']).next().unwrap_or_default().to_ascii_lowercase();
     let stem = [".exe", ".cmd", ".bat", ".ps1"].iter().find_map(|suffix| name.strip_suffix(suffix));
     stem.unwrap_or(&name).to_owned()

@@ -66,7 +66,8 @@ pub fn decode_link(link: &str) -> Result<Link, FormatError> {
             (payload, pairs.filter(|(key, _)| key != "config").collect())
         }
     };
-    let bytes = decode(&payload).ok_or_else(|| invalid("holds no base64"))?;
+    let bytes = decode(&payload)
+        .ok_or_else(|| invalid("what follows `config=` is no base64; copy the whole link again"))?;
     let value = serde_json::from_slice(&bytes).map_err(|_| invalid("holds no JSON"))?;
     let document = text::unwrapped(value).map_err(|e| invalid(&e.to_string()))?;
     read(&document).map_err(|e| invalid(&e.to_string()))?;

@@ -23,13 +23,14 @@ pub struct Resolved {
 /// no parameter asks for are left out, [`RECIPE_DIR`] excepted.
 ///
 /// # Errors
-/// A value that is not of its parameter's type, or a file that cannot be read. Names the parameter, not the value.
+/// Values that are not of their parameter's type, and files that cannot be read. Names parameters, not values.
 pub fn resolve_values(
     parameters: &[Parameter],
     given: &BTreeMap<String, String>,
     mut read_file: impl FnMut(&str) -> Result<String, String>,
-) -> Result<Resolved, FormatError> {
+) -> Result<Resolved, Vec<FormatError>> {
     let mut resolved = Resolved::default();
+    let mut problems = Vec::new();
     let directory = given.get(RECIPE_DIR).cloned().unwrap_or_default();
     resolved.values.insert(RECIPE_DIR.to_owned(), directory);
     for parameter in parameters {
@@ -46,15 +47,16 @@ pub fn resolve_values(
             }
             continue;
         };
-        let wrong = |message: String| FormatError::recipe(format!("values.{key}"), message);
-        check(parameter, value).map_err(wrong)?;
-        let value = match parameter.input_type {
-            InputType::File => read_file(value).map_err(wrong)?,
-            _ => value.clone(),
-        };
-        resolved.values.insert(key.clone(), value);
+        let checked = check(parameter, value).and_then(|()| match parameter.input_type {
+            InputType::File => read_file(value),
+            _ => Ok(value.clone()),
+        });
+        match checked {
+            Ok(value) => drop(resolved.values.insert(key.clone(), value)),
+            Err(message) => problems.push(FormatError::recipe(format!("values.{key}"), message)),
+        }
     }
-    Ok(resolved)
+    if problems.is_empty() { Ok(resolved) } else { Err(problems) }
 }
 
 fn check(parameter: &Parameter, value: &str) -> Result<(), String> {

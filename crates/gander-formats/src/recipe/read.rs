@@ -1,6 +1,6 @@
 //! Document → [`Recipe`].
 
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
 
 use serde_json::{Map, Value};
 
@@ -13,36 +13,56 @@ use crate::{FormatError, error::json_type};
 /// # Errors
 /// The first field that is missing or has the wrong type.
 pub fn read(document: &Value) -> Result<Recipe, FormatError> {
-    let Value::Object(map) = text::unwrapped(document.clone())? else {
-        return Err(FormatError::recipe("recipe", "is no map"));
+    let all = |mut problems: Vec<FormatError>| problems.swap_remove(0);
+    read_all(document).map_err(all)
+}
+
+/// Reads a recipe as [`read`] does.
+///
+/// # Errors
+/// Every field that is missing or has the wrong type, in an entry of a list the first one; at least one.
+pub(super) fn read_all(document: &Value) -> Result<Recipe, Vec<FormatError>> {
+    let Value::Object(map) = text::unwrapped(document.clone()).map_err(|error| vec![error])? else {
+        return Err(vec![FormatError::recipe("recipe", "is no map")]);
     };
-    let root = At { map: &map, path: String::new() };
-    let title = root.required("title", "what the recipe is called")?;
-    let description = root.required("description", "what it does, one sentence")?;
-    Ok(Recipe {
-        version: root.text("version")?.unwrap_or_else(|| "1.0.0".to_owned()),
-        title,
-        description,
-        instructions: root.text("instructions")?,
-        prompt: root.text("prompt")?,
-        extensions: extensions(&root)?,
-        settings: settings(&root)?,
-        activities: root.texts("activities")?,
-        parameters: root.objects("parameters", parameter)?,
-        response_schema: response(&root)?,
-        sub_recipes: root.objects("sub_recipes", sub_recipe)?,
-        retry: root.object("retry")?.map(|at| retry(&at)).transpose()?,
+    let problems = RefCell::default();
+    let root = At { map: &map, path: String::new(), problems: &problems };
+    let recipe = Recipe {
+        title: root.keep(root.required("title", "what the recipe is called")),
+        description: root.keep(root.required("description", "what it does, one sentence")),
+        version: root.keep(root.text("version")).unwrap_or_else(|| "1.0.0".to_owned()),
+        instructions: root.keep(root.text("instructions")),
+        prompt: root.keep(root.text("prompt")),
+        extensions: extensions(&root),
+        settings: settings(&root),
+        activities: root.keep(root.texts("activities")),
+        parameters: root.objects("parameters", parameter),
+        response_schema: root.keep(response(&root)),
+        sub_recipes: root.objects("sub_recipes", sub_recipe),
+        retry: root.keep(root.object("retry")).map(|at| retry(&at)),
         document: map.clone(),
-    })
+    };
+    let problems = problems.into_inner();
+    if problems.is_empty() { Ok(recipe) } else { Err(problems) }
 }
 
 /// A map and where it stands.
 struct At<'a> {
     map: &'a Map<String, Value>,
     path: String,
+    /// What is wrong so far.
+    problems: &'a RefCell<Vec<FormatError>>,
 }
 
 impl<'a> At<'a> {
+    /// Notes what is wrong and goes on with nothing in its place.
+    fn keep<T: Default>(&self, result: Result<T, FormatError>) -> T {
+        result.unwrap_or_else(|problem| {
+            self.problems.borrow_mut().push(problem);
+            T::default()
+        })
+    }
+
     fn field(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
@@ -86,8 +106,11 @@ impl<'a> At<'a> {
             Some(Value::String(text)) if is_template(text) => Ok(None),
             Some(value) => {
                 let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
-                let number = number.filter(|n| n.is_finite() && *n >= 0.0);
-                number.map(Some).ok_or_else(|| self.wrong(name, value, "a number, 0 or more"))
+                match number.filter(|n| n.is_finite()) {
+                    Some(number) if number >= 0.0 => Ok(Some(number)),
+                    Some(_) => Err(FormatError::recipe(self.field(name), "must be 0 or more")),
+                    None => Err(self.wrong(name, value, "a number, 0 or more")),
+                }
             }
         }
     }
@@ -125,21 +148,21 @@ impl<'a> At<'a> {
     fn object(&self, name: &str) -> Result<Option<At<'a>>, FormatError> {
         match self.get(name) {
             None => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(At { map, path: self.field(name) })),
+            Some(Value::Object(map)) => Ok(Some(At { map, path: self.field(name), problems: self.problems })),
             Some(other) => Err(self.wrong(name, other, "a map")),
         }
     }
 
-    fn objects<T>(
-        &self,
-        name: &str,
-        read: impl Fn(&At<'a>) -> Result<T, FormatError>,
-    ) -> Result<Vec<T>, FormatError> {
+    fn objects<T>(&self, name: &str, read: impl Fn(&At<'a>) -> Result<T, FormatError>) -> Vec<T> {
         let one = |(index, value): (usize, &'a Value)| match value {
-            Value::Object(map) => read(&At { map, path: format!("{}[{index}]", self.field(name)) }),
+            Value::Object(map) => {
+                let path = format!("{}[{index}]", self.field(name));
+                read(&At { map, path, problems: self.problems })
+            }
             other => Err(self.wrong(&format!("{name}[{index}]"), other, "a map")),
         };
-        self.list(name)?.iter().enumerate().map(one).collect()
+        let entries = self.keep(self.list(name).map(Some)).unwrap_or_default();
+        entries.iter().enumerate().filter_map(|entry| self.keep(one(entry).map(Some))).collect()
     }
 }
 
@@ -147,10 +170,8 @@ pub(super) fn is_template(text: &str) -> bool {
     text.contains("{{") || text.contains("{%")
 }
 
-fn extensions(root: &At<'_>) -> Result<Option<Vec<gander_domain::extension::ExtensionConfig>>, FormatError> {
-    if root.get("extensions").is_none() {
-        return Ok(None);
-    }
+fn extensions(root: &At<'_>) -> Option<Vec<gander_domain::extension::ExtensionConfig>> {
+    root.get("extensions")?;
     let one = |(index, value): (usize, &Value)| {
         crate::extension::from_value(value).map_err(|error| {
             let mut error = error.below(&format!("extensions[{index}]"));
@@ -158,18 +179,19 @@ fn extensions(root: &At<'_>) -> Result<Option<Vec<gander_domain::extension::Exte
             error
         })
     };
-    root.list("extensions")?.iter().enumerate().map(one).collect::<Result<_, _>>().map(Some)
+    let entries = root.keep(root.list("extensions").map(Some)).unwrap_or_default();
+    Some(entries.iter().enumerate().filter_map(|entry| root.keep(one(entry).map(Some))).collect())
 }
 
-fn settings(root: &At<'_>) -> Result<Settings, FormatError> {
-    let Some(at) = root.object("settings")? else { return Ok(Settings::default()) };
-    let text = |name| Ok::<_, FormatError>(at.text(name)?.filter(|t| !t.trim().is_empty()));
-    Ok(Settings {
-        provider: text("goose_provider")?,
-        model: text("goose_model")?,
-        temperature: at.number("temperature")?,
-        max_turns: at.small("max_turns")?,
-    })
+fn settings(root: &At<'_>) -> Settings {
+    let Some(at) = root.keep(root.object("settings")) else { return Settings::default() };
+    let text = |name| at.keep(at.text(name)).filter(|t| !t.trim().is_empty());
+    Settings {
+        provider: text("goose_provider"),
+        model: text("goose_model"),
+        temperature: at.keep(at.number("temperature")),
+        max_turns: at.keep(at.small("max_turns")),
+    }
 }
 
 fn response(root: &At<'_>) -> Result<Option<Value>, FormatError> {
@@ -233,7 +255,7 @@ fn sub_recipe(at: &At<'_>) -> Result<SubRecipe, FormatError> {
     })
 }
 
-fn retry(at: &At<'_>) -> Result<Retry, FormatError> {
+fn retry(at: &At<'_>) -> Retry {
     let check = |check: &At<'_>| {
         let kind = check.text("type")?.unwrap_or_else(|| "shell".to_owned());
         if !kind.eq_ignore_ascii_case("shell") {
@@ -241,12 +263,12 @@ fn retry(at: &At<'_>) -> Result<Retry, FormatError> {
         }
         check.required("command", "the shell command that must succeed")
     };
-    Ok(Retry {
-        max_retries: at.small("max_retries")?.unwrap_or_default(),
-        checks: at.objects("checks", check)?,
-        on_failure: at.text("on_failure")?.filter(|c| !c.trim().is_empty()),
-        timeout_seconds: at.whole("timeout_seconds")?,
-        on_failure_timeout_seconds: at.whole("on_failure_timeout_seconds")?,
-        reset_context: at.flag("reset_context", true)?,
-    })
+    Retry {
+        max_retries: at.keep(at.small("max_retries")).unwrap_or_default(),
+        checks: at.objects("checks", check),
+        on_failure: at.keep(at.text("on_failure")).filter(|c| !c.trim().is_empty()),
+        timeout_seconds: at.keep(at.whole("timeout_seconds")),
+        on_failure_timeout_seconds: at.keep(at.whole("on_failure_timeout_seconds")),
+        reset_context: at.keep(at.flag("reset_context", true)),
+    }
 }

@@ -248,10 +248,50 @@ fn parameters_get_their_values() {
                 assert_eq!(resolved.missing_required.is_empty(), expected.is_some(), "{parameter:?}");
                 assert!(!resolved.values.contains_key("other"));
             }
-            (Err(error), Err(())) => assert_eq!(error.field, "values.p"),
+            (Err(errors), Err(())) => assert_eq!(errors[0].field, "values.p"),
             (got, expected) => panic!("{parameter:?}: {got:?}, expected {expected:?}"),
         }
     }
+}
+
+#[test]
+fn all_that_is_wrong_is_told_at_once() {
+    let text = "title: t\nprompt: x\nsettings: {temperature: hot, max_turns: 1.5}\nactivities: no\n\
+                parameters: [{input_type: string}, {key: a, input_type: x}, 3]\n\
+                retry: {max_retries: -1, checks: [{type: other, command: c}, {command: ''}]}\n\
+                sub_recipes: [{name: a}]\nextensions: [{name: e}]\nresponse: {json_schema: no}\n";
+    let template = Template::from_text(text, None).unwrap();
+    let fields: Vec<String> = validate(&template).into_iter().map(|f| f.field).collect();
+    let expected = [
+        "description",
+        "extensions[0].type",
+        "settings.temperature",
+        "settings.max_turns",
+        "activities",
+        "parameters[0].key",
+        "parameters[1].input_type",
+        "parameters[2]",
+        "response.json_schema",
+        "sub_recipes[0].path",
+        "retry.max_retries",
+        "retry.checks[0].type",
+        "retry.checks[1].command",
+    ];
+    assert_eq!(fields, expected);
+    assert_eq!(template.recipe().unwrap_err().field, "description", "the first of them");
+    use InputType as T;
+    let asked = [("p", T::Number), ("q", T::Boolean)].map(|(key, input_type)| Parameter {
+        key: key.into(),
+        input_type,
+        requirement: Requirement::Required,
+        description: String::new(),
+        default: None,
+        options: Vec::new(),
+    });
+    let errors = resolve_values(&asked, &values(&[("p", "x"), ("q", "maybe")]), no_files).unwrap_err();
+    let told = crate::FormatError::together(errors);
+    assert_eq!(told.message, "values.p: must be a number; values.q: must be true or false");
+    assert_eq!(told.violations.len(), 2);
 }
 
 #[test]

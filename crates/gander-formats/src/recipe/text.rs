@@ -37,7 +37,10 @@ pub(super) fn document(text: &str) -> Result<Value, FormatError> {
     let value: Value = serde_yaml_ng::from_str(text).map_err(|error| {
         let place = error.location().map(|at| format!(" (line {}, column {})", at.line(), at.column()));
         // The parser's own words may quote the text; the place is enough to find it.
-        let message = format!("the text is neither YAML nor JSON{}", place.unwrap_or_default());
+        let message = format!(
+            "is neither YAML nor JSON{}; look there for a bracket or quote that is not closed, or a wrong indentation",
+            place.unwrap_or_default()
+        );
         FormatError::recipe("recipe", message)
     })?;
     unwrapped(value)

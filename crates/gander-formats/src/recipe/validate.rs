@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     HiddenKind, InputType, Parameter, RECIPE_DIR, Recipe, Requirement, Template, check_schema,
-    hidden_characters,
+    hidden_characters, read,
 };
 use crate::FormatError;
 
@@ -51,8 +51,8 @@ impl Finding {
 /// Looks for mistakes and for signs of harm.
 pub fn validate(template: &Template) -> Vec<Finding> {
     let mut findings = hidden(template.document());
-    match template.recipe() {
-        Err(error) => findings.push(Finding::unreadable(&error)),
+    match read::read_all(template.document()) {
+        Err(errors) => findings.extend(errors.iter().map(Finding::unreadable)),
         Ok(recipe) => {
             said(&recipe, &mut findings);
             parameters(&recipe.parameters, template.variables(), &mut findings);

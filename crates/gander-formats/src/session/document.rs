@@ -38,8 +38,14 @@ pub struct Document {
     pub message_count: i64,
     pub provider_name: Option<String>,
     pub model_config: Option<ModelConfig>,
-    /// How tool calls are approved: `auto`, `approve`, `smart_approve` or `chat`. Since Goose 1.28.
+    /// How tool calls are approved: `auto`, `approve`, `smart_approve` or `chat`. Since Goose 1.28, where it is never
+    /// null.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub goose_mode: Option<String>,
+    /// In US dollars. Later versions.
+    pub accumulated_cost: Option<f64>,
+    /// Later versions.
+    pub project_id: Option<String>,
     /// RFC 3339, UTC. Later versions.
     pub archived_at: Option<String>,
 }
@@ -110,6 +116,10 @@ struct Read {
     #[serde(default)]
     goose_mode: Option<String>,
     #[serde(default)]
+    accumulated_cost: Option<f64>,
+    #[serde(default)]
+    project_id: Option<String>,
+    #[serde(default)]
     archived_at: Option<String>,
 }
 
@@ -143,6 +153,8 @@ impl Document {
             provider_name: read.provider_name,
             model_config: read.model_config,
             goose_mode: read.goose_mode,
+            accumulated_cost: read.accumulated_cost,
+            project_id: read.project_id,
             archived_at: read.archived_at,
         })
     }

@@ -1,12 +1,12 @@
 //! The state of a conversation at a sequence, read from the daemon.
 
 use gander_client::{Client, ClientError};
-use gander_formats::session::Message;
+use gander_formats::{goose_session::conversation, session::Message};
 use gander_proto::v1::{
     Interaction, Item, ListInteractionsRequest, ListItemsRequest, ListTurnsRequest, Turn,
 };
 
-use super::{content::inline_item, fold::conversation};
+use super::content::inline_item;
 
 /// Most interactions, turns or items per call.
 const PAGE: i32 = 200;

@@ -1,6 +1,6 @@
 //! Golden pairs: a log in, what Goose's window gets out.
 
-use gander_formats::session::Message;
+use gander_formats::{goose_session::conversation, session::Message};
 use gander_proto::v1::{
     self as pb, Item, ItemState, SessionEvent, ToolCall, ToolCallStatus, Turn, TurnState, item::Body,
     session_event::Payload,
@@ -9,7 +9,6 @@ use prost_types::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    fold::conversation,
     snapshot::Snapshot,
     translate::{Out, Scope, Shown, TokenState, translate},
 };
@@ -186,12 +185,4 @@ pub(super) fn briefly(messages: &[Message]) -> Vec<String> {
 
 pub(super) fn snapshot(items: Vec<Item>, through: i64) -> Snapshot {
     Snapshot { items, turns: Vec::new(), questions: Vec::new(), through }
-}
-
-pub(super) fn text_of(parts: &[pb::Part]) -> String {
-    let text = |part: &pb::Part| match &part.body {
-        Some(pb::part::Body::Text(text)) => Some(text.clone()),
-        _ => None,
-    };
-    parts.iter().filter_map(text).collect()
 }

@@ -6,7 +6,16 @@
 
 use std::collections::{HashMap, HashSet};
 
-use gander_formats::session::{Content, Message, Metadata, NotificationType, Role};
+use gander_formats::{
+    goose_session::{
+        document::{dollars, total_tokens},
+        message::{
+            Frame, contents, frontend_request, is_requested, question, tool_request, tool_response, turn_end,
+        },
+        times::seconds,
+    },
+    session::{Content, Message, Metadata, NotificationType, Role},
+};
 use gander_proto::v1::{
     CompactionTrigger, HistoryChangeKind, Interaction, Item, ItemState, OutputStream, Session, SessionEvent,
     SessionUpdateCause, ToolCall, ToolCallStatus, ToolExecutor, ToolProgress, Turn, Usage, UsagePurpose,
@@ -16,13 +25,10 @@ use prost_types::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{
-    message::{
-        COMPACTING, Frame, contents, frontend_request, is_requested, question, seconds, tool_request,
-        tool_response, turn_end,
-    },
-    snapshot::Snapshot,
-};
+use super::snapshot::Snapshot;
+
+/// The sentence that Goose's window knows its compacting state by.
+const COMPACTING: &str = "goose is compacting the conversation...";
 
 /// One event of Goose's stream.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -58,7 +64,7 @@ pub(crate) enum MessageEvent {
 }
 
 /// Tokens of the latest model call and of the whole session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TokenState {
     input_tokens: i64,
@@ -67,15 +73,9 @@ pub(crate) struct TokenState {
     accumulated_input_tokens: i64,
     accumulated_output_tokens: i64,
     accumulated_total_tokens: i64,
-}
-
-/// The total as reported, else the sum of what was.
-pub(crate) fn total(usage: &Usage) -> Option<i64> {
-    match (usage.total_tokens, usage.input_tokens, usage.output_tokens) {
-        (Some(total), ..) => Some(total),
-        (None, None, None) => None,
-        (None, input, output) => Some(input.unwrap_or(0).saturating_add(output.unwrap_or(0))),
-    }
+    /// In US dollars. Of the later generation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accumulated_cost: Option<f64>,
 }
 
 impl TokenState {
@@ -85,6 +85,7 @@ impl TokenState {
         if let Some(usage) = &session.usage {
             tokens.set_call(usage.last_call.as_ref());
             tokens.set_totals(usage.totals.as_ref());
+            tokens.accumulated_cost = usage.cost_totals.as_ref().and_then(dollars);
         }
         tokens
     }
@@ -93,7 +94,7 @@ impl TokenState {
         if let Some(usage) = usage {
             self.input_tokens = usage.input_tokens.unwrap_or(0);
             self.output_tokens = usage.output_tokens.unwrap_or(0);
-            self.total_tokens = total(usage).unwrap_or(0);
+            self.total_tokens = total_tokens(usage).unwrap_or(0);
         }
     }
 
@@ -101,7 +102,7 @@ impl TokenState {
         if let Some(usage) = usage {
             self.accumulated_input_tokens = usage.input_tokens.unwrap_or(0);
             self.accumulated_output_tokens = usage.output_tokens.unwrap_or(0);
-            self.accumulated_total_tokens = total(usage).unwrap_or(0);
+            self.accumulated_total_tokens = total_tokens(usage).unwrap_or(0);
         }
     }
 }
@@ -268,6 +269,7 @@ pub(crate) fn translate(event: &SessionEvent, shown: &mut Shown) -> Vec<Out> {
             shown.tokens.set_call(usage.call.as_ref());
         }
         shown.tokens.set_totals(usage.session_totals.as_ref());
+        shown.tokens.accumulated_cost = usage.cost_totals.as_ref().and_then(dollars);
         return Vec::new();
     }
     if let Scope::Turn(turn_id) = &shown.scope

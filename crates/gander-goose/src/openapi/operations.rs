@@ -2,7 +2,7 @@
 
 use super::{
     operation::{Operation, delete, get, post, put},
-    schema::{any, boolean, count, integer, list, map, nullable, object, reference, string},
+    schema::{any, boolean, count, integer, list, map, nullable, object, reference, string, words},
 };
 
 /// All operations.
@@ -36,7 +36,7 @@ fn system() -> Vec<Operation> {
     let wrong = "The secret in the query is missing or wrong";
     vec![
         get("/status", "Whether the server can serve").gives_other("text/plain").open(),
-        get("/features", "What this build can do").gives(map(any())).open(),
+        get("/features", "What this build can do").gives(object([("features", map(boolean()))])).open(),
         get("/openapi.json", "This document").gives(map(any())),
         get("/mcp-ui-proxy", "The page that shows what MCP-UI draws")
             .with("secret", true, string())
@@ -253,6 +253,7 @@ fn providers() -> Vec<Operation> {
             .gives(reference("ModelInfoResponse")),
         post("/handle_openrouter", "Signs in with OpenRouter").gives(sign_in()),
         post("/handle_tetrate", "Signs in with Tetrate").gives(sign_in()),
+        post("/handle_nanogpt", "Signs in with NanoGPT").gives(sign_in()),
     ]
 }
 
@@ -260,7 +261,9 @@ fn custom_providers() -> Vec<Operation> {
     let missing = "No such provider";
     let form = || reference("UpdateCustomProviderRequest");
     vec![
-        post("/config/custom-providers", "Defines a provider").takes(form()).gives(string()),
+        post("/config/custom-providers", "Defines a provider")
+            .takes(form())
+            .gives(object([("provider_name", string())])),
         get("/config/custom-providers/{id}", "A definition")
             .gives(reference("LoadedProvider"))
             .fails(404, missing),
@@ -270,7 +273,7 @@ fn custom_providers() -> Vec<Operation> {
             .fails(404, missing),
         delete("/config/custom-providers/{id}", "Removes a definition").gives(string()).fails(404, missing),
         get("/config/provider-catalog", "Templates for definitions")
-            .with("format", false, string())
+            .with("format", false, words(&["openai", "anthropic", "ollama"]))
             .gives(list(reference("ProviderCatalogEntry"))),
         get("/config/provider-catalog/{id}", "One template")
             .gives(reference("ProviderTemplate"))
@@ -329,7 +332,7 @@ fn recipes() -> Vec<Operation> {
             .gives(object([("manifests", list(reference("RecipeManifest")))])),
         post("/recipes/save", "Stores a recipe")
             .takes(object([("recipe", reference("Recipe")), ("id?", text())]))
-            .gives(object([("id", string())]))
+            .gives(object([("id", string()), ("file_name", string()), ("file_path", string())]))
             .fails(404, missing),
         post("/recipes/delete", "Removes a recipe")
             .takes(object([("id", string())]))

@@ -2,7 +2,13 @@
 
 use axum::{Router, extract::State, http::StatusCode, routing::post};
 use gander_client::{Client, ClientError};
-use gander_formats::session::Document;
+use gander_formats::{
+    goose_session::{
+        document::{document, mode_of},
+        extension,
+    },
+    session::Document,
+};
 use gander_proto::v1::{
     AddSessionExtensionRequest, CreateSessionRequest, ErrorReason, ExactSelection, ExtensionSelection,
     ExtensionState, ExtensionStatus, LoadSessionRequest, LoadSessionResponse, ModelSelection, RecipeSource,
@@ -17,7 +23,6 @@ use tokio::time::Duration;
 use crate::{
     App,
     error::{ApiError, is_unknown_session, sentence},
-    extension,
     extract::Json,
     session, turns,
 };
@@ -96,7 +101,7 @@ async fn start(
     let created = app.client().sessions().create_session(create).await?.into_inner();
     let created = created.session.unwrap_or_default();
     let extensions = session::extensions(&app, &created.session_id).await?;
-    Ok(Json(session::document(&created, Some(&extensions))))
+    Ok(Json(document(&created, Some(&extensions))))
 }
 
 #[derive(Debug, Deserialize)]
@@ -180,9 +185,7 @@ async fn resume(
     let loading = LoadSessionRequest { wait_for_extensions: wait(&app), ..LoadSessionRequest::default() };
     let loaded = load(&app, &request.session_id, loading).await.map_err(told)?;
     let session = loaded.session.unwrap_or_default();
-    let mut document = session::document(&session, Some(&loaded.extensions));
-    document.conversation = Some(session::conversation(&app, &request.session_id).await?);
-    session::show_default_model(&app, &mut document).await;
+    let document = session::with_conversation(&app, &session, &loaded.extensions).await?;
     let extension_results = Some(results(&loaded.extensions));
     Ok(Json(ResumeResponse { session: document, extension_results }))
 }
@@ -356,7 +359,7 @@ async fn update_session(
         turns::session(app.client(), &request.session_id).await?;
         return Ok(StatusCode::OK);
     };
-    let Some(mode) = session::mode_of(&word) else {
+    let Some(mode) = mode_of(&word) else {
         return Err(ApiError::bad_request(
             "goose_mode is unknown; expected auto, approve, smart_approve or chat",
         ));

@@ -253,15 +253,15 @@ async fn a_model_is_chosen_with_its_limits() {
     let (status, text) = none.post("/agent/update_provider", body()).await.failed();
     assert_eq!(status, 400);
     assert!(text.starts_with("No model specified"), "{text}");
-    let unknown = Daemon::new().fails(
+    let refused = Daemon::new().fails(
         "SessionService/UpdateSession",
-        Code::NotFound,
-        ErrorReason::ProviderNotFound,
-        "no such provider",
+        Code::InvalidArgument,
+        ErrorReason::ModelUnknown,
+        "no such model",
     );
-    let unknown =
-        unknown.post("/agent/update_provider", json!({"session_id": "s", "provider": "x", "model": "m"}));
-    assert_eq!(unknown.await.failed(), (400, "Failed to create x provider: no such provider".into()));
+    let refused = refused
+        .post("/agent/update_provider", json!({"session_id": "s", "provider": "openai", "model": "m"}));
+    assert_eq!(refused.await.failed(), (400, "Failed to create openai provider: no such model".into()));
 }
 
 #[tokio::test]

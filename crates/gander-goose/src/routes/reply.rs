@@ -7,7 +7,10 @@ use axum::{
     routing::post,
 };
 use gander_client::{Client, ClientError};
-use gander_formats::session::{Message, Metadata, NotificationType, Role};
+use gander_formats::{
+    goose_session::items::form_answer,
+    session::{Content, Message, Metadata, NotificationType, Role},
+};
 use gander_proto::v1::{
     ErrorReason, FormAction, FormAnswer, GetInteractionRequest, Interaction, InteractionAnswer,
     ListInteractionsRequest, PermissionAnswer, PermissionDecision, RememberScope,
@@ -18,12 +21,10 @@ use serde_json::{Value, json};
 
 use crate::{
     App,
-    chat::{
-        input,
-        translate::{MessageEvent, TokenState},
-    },
+    chat::translate::{MessageEvent, TokenState},
     error::{ApiError, sentence},
     extract::{Json, REPLY_LIMIT, RawJson},
+    follow::{follow, hold},
     sse,
     turns::{self, Refusal},
 };
@@ -56,7 +57,7 @@ async fn open(app: &App, body: RawJson<ReplyRequest>) -> Result<Response, Refusa
     let RawJson { value: request, bytes } = body;
     let client = app.client();
     let session = turns::session(client, &request.session_id).await?;
-    if let Some((id, answer)) = input::form_answer(&request.user_message) {
+    if let Some((id, answer)) = form_answer(&request.user_message) {
         let problem = match fill_in(client, &session, id, answer).await {
             Ok(_) => None,
             Err(error) if error.is_temporary() => return Err(error.into()),
@@ -64,7 +65,7 @@ async fn open(app: &App, body: RawJson<ReplyRequest>) -> Result<Response, Refusa
         };
         // Read again: what is held open is the turn that goes on after the answer, if it does.
         let session = turns::session(client, &request.session_id).await?;
-        return Ok(sse::response(turns::hold(app.clone(), session, problem)));
+        return Ok(sse::response(hold(app.clone(), session, problem)));
     }
     let followed = turns::start_or_attach(
         client,
@@ -74,13 +75,13 @@ async fn open(app: &App, body: RawJson<ReplyRequest>) -> Result<Response, Refusa
         request.override_conversation.as_deref(),
     )
     .await?;
-    Ok(sse::response(turns::follow(app.clone(), session, followed)))
+    Ok(sse::response(follow(app.clone(), session, followed)))
 }
 
 /// Told as a remark: an error event would replace the whole conversation by an error page.
 fn remark(id: &str, error: &ClientError, session: &Session) -> MessageEvent {
     let text = format!("The answer was not accepted: {}", sentence(error));
-    let content = gander_formats::session::Content::notification(NotificationType::InlineMessage, text);
+    let content = Content::notification(NotificationType::InlineMessage, text);
     MessageEvent::Message {
         message: Message {
             id: Some(format!("{id}-e")),

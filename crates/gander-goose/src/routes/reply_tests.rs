@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::{
     testing::{Daemon, Reply},
-    turns::turn_id,
+    turns::{now, turn_id},
 };
 
 fn body(content: &Value) -> Value {
@@ -183,7 +183,7 @@ async fn a_request_that_comes_again_attaches_to_its_turn() {
 async fn a_request_whose_turn_is_over_gets_the_conversation() {
     let body = text("hello");
     let turn_id = id(&body, 0);
-    let over = turn(&turn_id, TurnState::Completed, Some(i64::MAX / 4));
+    let over = turn(&turn_id, TurnState::Completed, Some(now() - 60));
     let daemon = Daemon::new()
         .on("SessionService/GetSession", &session(""))
         .on("TurnService/GetTurn", &pb::GetTurnResponse { turn: Some(over.clone()), ..Default::default() })
@@ -200,7 +200,7 @@ async fn a_request_whose_turn_is_over_gets_the_conversation() {
 async fn a_turn_that_its_own_cut_cancelled_goes_on_without_saying_anything_again() {
     let body = text("hello");
     let (first, second) = (id(&body, 0), id(&body, 1));
-    let cut = turn(&first, TurnState::Cancelled, Some(i64::MAX / 4));
+    let cut = turn(&first, TurnState::Cancelled, Some(now() - 60));
     let daemon = no_turn(
         empty(Daemon::new())
             .on("SessionService/GetSession", &session(""))
@@ -211,6 +211,30 @@ async fn a_turn_that_its_own_cut_cancelled_goes_on_without_saying_anything_again
     assert_eq!(kinds(&daemon.post("/reply", body).await), ["UpdateConversation", "Finish"]);
     let start: StartTurnRequest = daemon.request("TurnService/StartTurn");
     assert_eq!((start.turn_id, start.input), (second, None));
+}
+
+#[tokio::test]
+async fn the_same_words_minutes_later_are_said_again() {
+    let body = text("continue");
+    let (first, second) = (id(&body, 0), id(&body, 1));
+    for state in [TurnState::Completed, TurnState::Failed, TurnState::Cancelled] {
+        let over = turn(&first, state, Some(now() - 180));
+        let daemon = no_turn(
+            empty(Daemon::new())
+                .on("SessionService/GetSession", &session(""))
+                .on("TurnService/GetTurn", &pb::GetTurnResponse { turn: Some(over), ..Default::default() }),
+        )
+        .on("TurnService/StartTurn", &started(&second, false))
+        .streams("SessionService/WatchSession", &[event(8, &second, ended(&second, TurnState::Completed))]);
+        assert_eq!(
+            kinds(&daemon.post("/reply", body.clone()).await),
+            ["Finish"],
+            "{state:?}: nothing was lost"
+        );
+        let start: StartTurnRequest = daemon.request("TurnService/StartTurn");
+        let said = start.input.expect("input").parts[0].body.clone();
+        assert_eq!((start.turn_id, said), (second.clone(), Some(pb::part::Body::Text("continue".into()))));
+    }
 }
 
 #[tokio::test]

@@ -23,24 +23,23 @@ use axum::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use gander_client::{ClientError, WatchOptions};
-use gander_formats::session::Message;
+use gander_formats::{goose_session::items::form_answer, session::Message};
 use gander_proto::v1::{CancelTurnRequest, ErrorReason, Session, StartTurnRequest, WhenBusy};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 use super::reply::fill_in;
 use crate::{
     App,
     chat::{
-        input,
         pump::{STEP, pump},
         snapshot::Snapshot,
         translate::{MessageEvent, Scope, Shown, TokenState},
     },
     error::{ApiError, sentence},
     extract::{Json, REPLY_LIMIT},
+    follow::{is_deletion, pings},
     sse,
     turns::{self, Refusal},
 };
@@ -105,7 +104,7 @@ async fn reply(
     let request_id = request_id.to_string();
     let client = app.client();
     let session = turns::session(client, &session_id).await?;
-    if let Some((id, answer)) = input::form_answer(&request.user_message) {
+    if let Some((id, answer)) = form_answer(&request.user_message) {
         let filled = fill_in(client, &session, id, answer).await?;
         let turn_id = filled.map(|filled| filled.turn_id).filter(|turn_id| !turn_id.is_empty());
         let turn_id = turn_id.unwrap_or(session.active_turn_id);
@@ -238,12 +237,10 @@ fn follow(app: App, session: Session, last: Option<i64>) -> impl Stream<Item = i
             }
         }
         // A window whose connection is lost before anything happened comes back to this place.
-        yield Ok(turns::first_heartbeat(after));
+        yield Ok(heartbeat_with_id(after));
         let options = WatchOptions { after: Some(after), ..WatchOptions::default() };
         let mut events = client.watch(session_id.clone(), options).ready_chunks(STEP);
-        let mut ping = tokio::time::interval(app.options().ping_every);
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ping.reset();
+        let mut ping = pings(&app);
         let mut number = 1_u64;
         loop {
             tokio::select! {
@@ -251,7 +248,7 @@ fn follow(app: App, session: Session, last: Option<i64>) -> impl Stream<Item = i
                 () = app.shutdown().cancelled() => return,
                 chunk = events.next() => {
                     let Some(chunk) = chunk else { return };
-                    let deleted = chunk.iter().flatten().any(turns::is_deletion);
+                    let deleted = chunk.iter().flatten().any(is_deletion);
                     let mut failure = None;
                     let mut log = Vec::with_capacity(chunk.len());
                     for event in chunk {
@@ -280,12 +277,22 @@ fn follow(app: App, session: Session, last: Option<i64>) -> impl Stream<Item = i
                     }
                 }
                 _ = ping.tick() => {
-                    yield Ok(turns::heartbeat(number));
+                    yield Ok(heartbeat(number));
                     number += 1;
                 }
             }
         }
     }
+}
+
+/// A comment that keeps the stream alive.
+fn heartbeat(number: u64) -> Bytes {
+    sse::comment(&format!("ping {number}"))
+}
+
+/// The first of them, with the place from which to go on.
+fn heartbeat_with_id(sequence: i64) -> Bytes {
+    sse::comment_with_id(sequence, "ping 0")
 }
 
 fn failed(error: &ClientError, turn_id: &str) -> io::Result<Bytes> {

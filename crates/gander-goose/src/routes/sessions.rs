@@ -7,7 +7,14 @@ use axum::{
     routing::{get, post, put},
 };
 use gander_client::ClientError;
-use gander_formats::session::Document;
+use gander_formats::{
+    goose_session::{
+        self,
+        document::{configurations, document},
+        times::seconds,
+    },
+    session::Document,
+};
 use gander_proto::v1::{
     DeleteSessionRequest, ErrorReason, ForkSessionRequest, GetSessionStatsRequest, ImportSessionRequest,
     Item, ListSessionsRequest, RenderRecipeRequest, RewindSessionRequest, SearchSessionsRequest, Session,
@@ -20,10 +27,10 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::agent::update;
 use crate::{
     App,
-    chat::{message::seconds, snapshot},
+    chat::snapshot,
     error::{ApiError, is_unknown_session, sentence},
     extract::{IMPORT_LIMIT, Json, Query},
-    import, session, turns,
+    session, turns,
 };
 
 /// Longest name in bytes, as with Goose.
@@ -59,7 +66,7 @@ async fn list(State(app): State<App>) -> Result<Json<SessionList>, ApiError> {
     let mut sessions = Vec::new();
     loop {
         let page = app.client().sessions().list_sessions(request.clone()).await?.into_inner();
-        sessions.extend(page.sessions.iter().map(|session| session::document(session, None)));
+        sessions.extend(page.sessions.iter().map(|session| document(session, None)));
         request.page_token = page.next_page_token;
         if request.page_token.is_empty() {
             return Ok(Json(SessionList { sessions }));
@@ -123,7 +130,7 @@ async fn search(
     let sessions = found.matches.into_iter().filter_map(|found| found.session);
     let listed = sessions
         .filter(|session| matches!(session.kind(), SessionKind::User | SessionKind::Scheduled))
-        .map(|session| session::document(&session, None));
+        .map(|session| document(&session, None));
     Ok(Json(listed.collect()))
 }
 
@@ -164,9 +171,8 @@ async fn import(
     State(app): State<App>,
     Json(request): Json<ImportRequest>,
 ) -> Result<Json<Document>, ApiError> {
-    let document = Document::parse(&request.json)
-        .map_err(|error| ApiError::bad_request(format!("The file is no session of Goose: {error}")))?;
-    let document = import::document(&document).map_err(ApiError::bad_request)?;
+    let document =
+        goose_session::import(&request.json).map_err(|error| ApiError::bad_request(error.to_string()))?;
     let import = ImportSessionRequest {
         source: Some(import_session_request::Source::Document(Box::new(document))),
         ..ImportSessionRequest::default()
@@ -249,7 +255,7 @@ fn cut_at(items: &[Item], timestamp: i64) -> Option<String> {
 async fn extensions(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     turns::session(app.client(), &id).await?;
     let extensions = session::extensions(&app, &id).await?;
-    Ok(Json(json!({"extensions": session::configurations(&extensions)})))
+    Ok(Json(json!({"extensions": configurations(&extensions)})))
 }
 
 #[derive(Debug, Deserialize)]

@@ -14,6 +14,7 @@ async fn status() -> &'static str {
     "ok"
 }
 
+/// The parts that Goose may be built without. Windows hide what is missing.
 async fn features() -> Json<Value> {
-    Json(json!({"features": {}}))
+    Json(json!({ "features": { "local-inference": false, "code-mode": false } }))
 }

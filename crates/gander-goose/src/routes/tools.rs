@@ -7,6 +7,7 @@ use axum::{
     routing::{get, post},
 };
 use gander_client::ClientError;
+use gander_formats::goose_session::blocks;
 use gander_proto::v1::{
     CallToolRequest, ErrorReason, ListToolsRequest, ReadResourceRequest, RuleDecision, ToolDefinition,
     ToolResult, call_tool_response::Payload, resource_contents,
@@ -17,7 +18,7 @@ use tokio::time::Duration;
 
 use crate::{
     App,
-    chat::{content::inline_parts, message},
+    chat::content::inline_parts,
     error::{ApiError, is_unknown_session},
     extract::{Json, Query},
 };
@@ -40,13 +41,15 @@ struct ToolsQuery {
 }
 
 /// A tool as Goose's settings show it.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Serialize)]
 struct ToolInfo {
     name: String,
     description: String,
     /// Names of the arguments, sorted.
     parameters: Vec<String>,
     permission: Option<&'static str>,
+    /// Of the later generation.
+    input_schema: Value,
 }
 
 /// A session that is not there has no tools, as with Goose.
@@ -97,7 +100,15 @@ fn tool_info(tool: &ToolDefinition) -> ToolInfo {
         Some(RuleDecision::Deny) => Some("never_allow"),
         Some(RuleDecision::Unspecified) | None => None,
     };
-    ToolInfo { name: tool.name.clone(), description: tool.description.clone(), parameters, permission }
+    // A schema that is no object says nothing: any arguments.
+    let input_schema = if schema.is_object() { schema } else { json!({}) };
+    ToolInfo {
+        name: tool.name.clone(),
+        description: tool.description.clone(),
+        parameters,
+        permission,
+        input_schema,
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -147,7 +158,7 @@ fn call_failed(status: tonic::Status) -> ApiError {
 
 /// Both spellings: the older windows read `is_error`, the newer ones `isError`, and nothing tells which one asks.
 fn call_response(result: &ToolResult) -> Value {
-    let given = message::call_result(result);
+    let given = blocks::call_result(result);
     let mut response = json!({
         "content": given.content,
         "structured_content": given.structured_content,
@@ -191,7 +202,7 @@ async fn read_resource(
         })?,
         _ => String::new(),
     };
-    let whole = message::resource_json(&contents);
+    let whole = blocks::resource_json(&contents);
     let mut body = json!({"uri": contents.uri, "text": text});
     if let Value::Object(map) = &mut body {
         for field in ["mimeType", "_meta"] {
@@ -212,7 +223,13 @@ fn read_failed(status: tonic::Status) -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use gander_proto::v1::{
+        CallToolResponse, Part, ReadResourceResponse, ResourceContents, part, resource_contents::Contents,
+    };
+    use tonic::Code;
+
     use super::*;
+    use crate::testing::Daemon;
 
     #[test]
     fn a_tool_shows_its_arguments_sorted_and_its_rule() {
@@ -226,11 +243,13 @@ mod tests {
         let schema = r#"{"type": "object", "properties": {"timeout": {}, "command": {}}}"#;
         let info = tool_info(&tool(Some(RuleDecision::Ask), schema));
         assert_eq!(info.parameters, ["command", "timeout"]);
+        assert_eq!(info.input_schema["properties"], json!({"timeout": {}, "command": {}}));
         assert_eq!(info.permission, Some("ask_before"));
         assert_eq!(tool_info(&tool(Some(RuleDecision::Allow), "")).permission, Some("always_allow"));
         assert_eq!(tool_info(&tool(Some(RuleDecision::Deny), "{}")).permission, Some("never_allow"));
         let unruled = tool_info(&tool(None, "{}"));
         assert_eq!((unruled.permission, unruled.parameters.len()), (None, 0));
+        assert_eq!(tool_info(&tool(None, "no JSON")).input_schema, json!({}));
     }
 
     #[test]
@@ -241,5 +260,67 @@ mod tests {
         assert_eq!((&response["is_error"], &response["isError"]), (&json!(true), &json!(true)));
         assert_eq!(response["structured_content"], response["structuredContent"]);
         assert_eq!(response["structuredContent"], json!({"n": 1}));
+    }
+
+    fn asked(tool: &str) -> Value {
+        json!({"session_id": "s", "name": tool, "arguments": [1]})
+    }
+
+    #[tokio::test]
+    async fn a_direct_call_gives_its_result_or_says_why_there_is_none() {
+        let part = Part { body: Some(part::Body::Text("done".into())), ..Part::default() };
+        let result = ToolResult { parts: vec![part], ..ToolResult::default() };
+        let message = CallToolResponse { payload: Some(Payload::Result(Box::new(result))) };
+        let daemon = Daemon::new().streams("ToolService/CallTool", &[message]);
+        let answer = daemon.post("/agent/call_tool", asked("developer__shell")).await.ok();
+        assert_eq!(answer["content"], json!([{"type": "text", "text": "done"}]));
+        let call: CallToolRequest = daemon.request("ToolService/CallTool");
+        assert_eq!(call.arguments_json, r#"{"value":[1]}"#, "what is no object is wrapped, as Goose does");
+        for (code, reason) in [
+            (Code::NotFound, ErrorReason::ToolNotFound),
+            (Code::PermissionDenied, ErrorReason::ToolNotAllowed),
+            (Code::DeadlineExceeded, ErrorReason::ToolTimedOut),
+        ] {
+            let daemon = Daemon::new().fails("ToolService/CallTool", code, reason, "why");
+            let failed = daemon.post("/agent/call_tool", asked("x__y")).await.failed();
+            assert_eq!(failed, (500, "why".into()), "{reason:?}");
+        }
+        let silent = Daemon::new().streams::<CallToolResponse>("ToolService/CallTool", &[]);
+        let failed = silent.post("/agent/call_tool", asked("x__y")).await.failed();
+        assert_eq!(failed, (500, "The tool ended without a result".into()));
+    }
+
+    #[tokio::test]
+    async fn a_resource_is_its_first_contents_as_text_or_a_reason() {
+        let body = json!({"session_id": "s", "extension_name": "e", "uri": "ui://a"});
+        let read = async |contents: Vec<Contents>| {
+            let contents = contents
+                .into_iter()
+                .map(|contents| ResourceContents {
+                    uri: "ui://a".into(),
+                    mime_type: "text/html".into(),
+                    contents: Some(contents),
+                    meta_json: r#"{"ui":{"prefersBorder":true}}"#.into(),
+                })
+                .collect();
+            let daemon = Daemon::new().on("ToolService/ReadResource", &ReadResourceResponse { contents });
+            daemon.post("/agent/read_resource", body.clone()).await
+        };
+        let text = read(vec![Contents::Text("<p>".into()), Contents::Text("second".into())]).await.ok();
+        let expected = json!({"uri": "ui://a", "mimeType": "text/html", "text": "<p>",
+            "_meta": {"ui": {"prefersBorder": true}}});
+        assert_eq!(text, expected);
+        assert_eq!(read(vec![Contents::Data(b"<b>".as_slice().into())]).await.ok()["text"], "<b>");
+        let binary = read(vec![Contents::Data(vec![0xff, 0xfe].into())]).await.failed();
+        assert_eq!(binary, (500, "ui://a is binary and cannot be shown as text".into()));
+        assert_eq!(read(Vec::new()).await.failed(), (404, "ui://a has no contents".into()));
+        let daemon = Daemon::new().fails(
+            "ToolService/ReadResource",
+            Code::FailedPrecondition,
+            ErrorReason::ExtensionUnavailable,
+            "extension e offers no resources",
+        );
+        let failed = daemon.post("/agent/read_resource", body.clone()).await.failed();
+        assert_eq!(failed, (500, "extension e offers no resources".into()));
     }
 }

@@ -33,9 +33,16 @@ pub(crate) fn refused(server: &Server, refusal: &Refusal) -> (ExtensionState, St
     let cause = if refusal.declined { format!("{AUTH_DECLINED}: {text}") } else { text.clone() };
     // Before anybody was asked, nothing was decided.
     let state = if refusal.asked { ExtensionState::Failed } else { ExtensionState::NeedsAuth };
+    // Where nobody was asked, asking again would change nothing by itself.
+    let remedy = if refusal.asked {
+        "restart it to try again"
+    } else {
+        "set its credentials (an Authorization header, or MCP_OAUTH_CLIENT_ID in its environment), or restart it to \
+         try again"
+    };
     let error = ErrorDetail::new(
         ErrorReason::ExtensionNeedsAuth,
-        format!("extension {} is not authorized: {text}; restart it to try again", server.key()),
+        format!("extension {} is not authorized: {text}; {remedy}", server.key()),
     )
     .with("extensionName", server.key());
     let error = if refusal.declined { error.with("cause", AUTH_DECLINED) } else { error };

@@ -6,10 +6,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use http::{HeaderName, HeaderValue};
 use rmcp::{
-    model::ClientJsonRpcMessage,
+    model::{ClientJsonRpcMessage, JsonRpcMessage, RequestId},
     transport::{
         auth::AuthError,
         streamable_http_client::{
@@ -21,6 +21,7 @@ use rmcp::{
 use sse_stream::Sse;
 
 use super::access::{Access, Challenge, Kind};
+use crate::{explain, wire::WireShared};
 
 type Headers = HashMap<HeaderName, HeaderValue>;
 type Events = BoxStream<'static, Result<Sse, SseError>>;
@@ -33,11 +34,29 @@ const MAX_CHALLENGES: usize = 3;
 pub(crate) struct Link<C> {
     inner: C,
     access: Arc<Access>,
+    shared: Arc<WireShared>,
 }
 
 impl<C: StreamableHttpClient + Sync> Link<C> {
-    pub(crate) fn new(inner: C, access: Arc<Access>) -> Self {
-        Self { inner, access }
+    pub(crate) fn new(inner: C, access: Arc<Access>, shared: Arc<WireShared>) -> Self {
+        Self { inner, access, shared }
+    }
+
+    /// Notes for the request `id` what is wrong with the stream of its answer, which the library only logs.
+    fn listened(
+        &self,
+        id: Option<RequestId>,
+        answer: StreamableHttpPostResponse,
+    ) -> StreamableHttpPostResponse {
+        match (answer, id) {
+            (StreamableHttpPostResponse::Sse(events, session), Some(id)) => {
+                let shared = Arc::clone(&self.shared);
+                let events =
+                    events.inspect_err(move |error| shared.stream_broke(&id, explain::stream(error)));
+                StreamableHttpPostResponse::Sse(events.boxed(), session)
+            }
+            (answer, _) => answer,
+        }
     }
 
     /// Makes a request with the current token. `interactive`: whether a challenge may be put to the user.
@@ -98,6 +117,13 @@ fn without_header<E: std::error::Error + Send + Sync + 'static>(
     }
 }
 
+fn request_id(message: &ClientJsonRpcMessage) -> Option<RequestId> {
+    match message {
+        JsonRpcMessage::Request(request) => Some(request.id.clone()),
+        _ => None,
+    }
+}
+
 fn challenge_of<E: std::error::Error + Send + Sync + 'static>(
     error: &StreamableHttpError<E>,
 ) -> Option<(Kind, String)> {
@@ -126,11 +152,12 @@ impl<C: StreamableHttpClient + Sync> StreamableHttpClient for Link<C> {
         _: Option<String>,
         headers: Headers,
     ) -> Result<StreamableHttpPostResponse, StreamableHttpError<C::Error>> {
-        self.with_token(true, |token| {
+        let id = request_id(&message);
+        let answer = self.with_token(true, |token| {
             let (uri, session, headers) = (Arc::clone(&uri), session.clone(), headers.clone());
             self.inner.post_message(uri, message.clone(), session, token, headers)
-        })
-        .await
+        });
+        Ok(self.listened(id, answer.await?))
     }
 
     async fn post_message_with_max_sse_event_size(
@@ -142,12 +169,13 @@ impl<C: StreamableHttpClient + Sync> StreamableHttpClient for Link<C> {
         headers: Headers,
         limit: usize,
     ) -> Result<StreamableHttpPostResponse, StreamableHttpError<C::Error>> {
-        self.with_token(true, |token| {
+        let id = request_id(&message);
+        let answer = self.with_token(true, |token| {
             let (uri, session, headers) = (Arc::clone(&uri), session.clone(), headers.clone());
             let message = message.clone();
             self.inner.post_message_with_max_sse_event_size(uri, message, session, token, headers, limit)
-        })
-        .await
+        });
+        Ok(self.listened(id, answer.await?))
     }
 
     async fn delete_session(

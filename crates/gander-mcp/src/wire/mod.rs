@@ -33,7 +33,7 @@ use notice::Notice;
 pub(crate) use record::Recorder;
 pub(crate) use replay::{Counts as ReplayCounts, Replay};
 pub(crate) use route::{Route, RouteGuard, RouteTag, WireFailure, WireShared};
-pub(crate) use stdio::StdioLink;
+pub(crate) use stdio::{MAX_LINE, StdioLink};
 
 /// A transport with order, routing and typed failures.
 pub(crate) struct Wire<T> {

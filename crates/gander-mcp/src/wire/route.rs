@@ -45,6 +45,8 @@ pub(crate) struct Route {
     filled: Notify,
     /// Set before the error that stands for it is handed on.
     failure: OnceLock<WireFailure>,
+    /// What was wrong with the stream of the answer; it may still come on another one.
+    stream: OnceLock<WireFailure>,
 }
 
 #[derive(Default)]
@@ -56,6 +58,11 @@ struct Queue {
 impl Route {
     pub(crate) fn failure(&self) -> Option<&WireFailure> {
         self.failure.get()
+    }
+
+    /// Why the stream of the answer ended, where something was wrong with it.
+    pub(crate) fn stream_failure(&self) -> Option<&WireFailure> {
+        self.stream.get()
     }
 
     fn push(&self, report: CallProgress) {
@@ -169,8 +176,13 @@ pub(crate) struct WireShared {
     pub(super) probe_limit: Option<Duration>,
     pub(super) recorder: Option<Recorder>,
     pub(super) faults: Option<FaultInjector>,
+    /// The beginning of the first line that was no message.
+    noise: OnceLock<String>,
     routes: Mutex<Routes>,
 }
+
+/// Longest part of a line that is no message, for people.
+const MAX_NOISE: usize = 160;
 
 impl WireShared {
     #[cfg(test)]
@@ -193,12 +205,27 @@ impl WireShared {
             outbox,
             signals: Signals::default(),
             input_ended: CancellationToken::new(),
+            noise: OnceLock::new(),
             routes: Mutex::default(),
         })
     }
 
     pub(super) fn key(&self) -> &str {
         &self.key
+    }
+
+    /// The server wrote a line that is no message.
+    pub(super) fn noise(&self, line: &[u8]) {
+        self.noise.get_or_init(|| {
+            // A character that is cut in two at the end becomes one replacement character.
+            let line = &line[..line.len().min(MAX_NOISE * 4)];
+            String::from_utf8_lossy(line).chars().take(MAX_NOISE).collect()
+        });
+    }
+
+    /// The first line that was no message.
+    pub(crate) fn first_noise(&self) -> Option<&str> {
+        self.noise.get().map(String::as_str)
     }
 
     pub(super) fn register(&self, id: RequestId, token: Option<ProgressToken>, route: Arc<Route>) {
@@ -236,6 +263,14 @@ impl WireShared {
                 true
             }
             None => false,
+        }
+    }
+
+    /// The stream on which the answer to `id` was awaited broke.
+    pub(crate) fn stream_broke(&self, id: &RequestId, failure: WireFailure) {
+        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, route)) = routes.by_id.get(id) {
+            let _ = route.stream.set(failure);
         }
     }
 

@@ -148,18 +148,22 @@ impl<R: AsyncRead + Send + Unpin> StdioLink<R> {
     fn take_line(&mut self) {
         let line = std::mem::take(&mut self.line);
         let text = line.trim_ascii();
+        // Some programs begin their output with a byte order mark.
+        let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text).trim_ascii_start();
         match text.first() {
             Some(b'{') => match serde_json::from_slice::<Envelope>(text) {
                 Ok(envelope) => self.take_envelope(envelope),
                 Err(error) => {
                     let (head, tail) = ends(text);
-                    if let Some(id) = find_id(head, tail) {
-                        self.fail(&id, WireFailure::Unreadable(error.to_string()));
+                    match find_id(head, tail) {
+                        Some(id) => self.fail(&id, WireFailure::Unreadable(error.to_string())),
+                        None => self.shared.noise(text),
                     }
                 }
             },
             Some(b'[') => self.take_batch(text),
-            _ => {}
+            Some(_) => self.shared.noise(text),
+            None => {}
         }
         // Keep the allocation unless it was an exceptional line.
         if line.capacity() <= 4 * READ_BUFFER {
@@ -228,7 +232,7 @@ impl<R: AsyncRead + Send + Unpin> StdioLink<R> {
     /// Batches were removed from MCP in 2025-06-18 and are refused under every revision: answers in one fail their
     /// requests, requests in one are refused.
     fn take_batch(&mut self, text: &[u8]) {
-        let Ok(batch) = serde_json::from_slice::<Vec<Envelope>>(text) else { return };
+        let Ok(batch) = serde_json::from_slice::<Vec<Envelope>>(text) else { return self.shared.noise(text) };
         tracing::warn!("a server sent a JSON-RPC batch, which is refused");
         for envelope in batch {
             let Some(id) = envelope.id.and_then(|id| serde_json::from_value::<RequestId>(id).ok()) else {
@@ -357,6 +361,7 @@ impl<R: AsyncRead + Send + Unpin + 'static> Transport<RoleClient> for StdioLink<
         &mut self,
         item: ClientJsonRpcMessage,
     ) -> impl Future<Output = Result<(), io::Error>> + Send + 'static {
+        let mut is_first = false;
         if let JsonRpcMessage::Request(request) = &item
             && matches!(
                 request.request,
@@ -364,9 +369,16 @@ impl<R: AsyncRead + Send + Unpin + 'static> Transport<RoleClient> for StdioLink<
             )
         {
             self.typed.insert(request.id.clone());
+            is_first = true;
         }
         let sending = encode(&item).map(|bytes| self.sink.send(bytes));
-        async move { sending?.await }
+        async move {
+            match sending?.await {
+                // It has exited already. What it wrote before that says why, and is still to be read.
+                Err(error) if is_first && error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+                sent => sent,
+            }
+        }
     }
 
     async fn receive(&mut self) -> Option<ServerJsonRpcMessage> {

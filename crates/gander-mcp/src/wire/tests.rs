@@ -186,15 +186,15 @@ async fn requests_of_the_server_and_cancellations_reach_the_library_and_nothing_
     closed.cancel();
     crate::events::forward(Arc::clone(&peer.outbox), sender, closed).await;
     assert_eq!(
-        events.recv().await,
-        Some(HostEvent::Notification {
+        *events.recv().await.unwrap(),
+        HostEvent::Notification {
             extension_name: "k".to_owned(),
             level: "info".to_owned(),
             logger: "l".to_owned(),
             data_json: "{\"a\":1}".to_owned()
-        })
+        }
     );
-    assert!(matches!(events.recv().await, Some(HostEvent::ResourceUpdated { uri, .. }) if uri == "u"));
+    assert!(matches!(*events.recv().await.unwrap(), HostEvent::ResourceUpdated { uri, .. } if uri == "u"));
     peer.out.shutdown().await.unwrap();
     assert!(peer.wire.receive().await.is_none());
     assert!(peer.shared.input_ended.is_cancelled());

@@ -36,7 +36,7 @@ pub struct TestServer {
     extra_tool: Mutex<Option<&'static str>>,
     pub cancelled: Arc<Notify>,
     /// A call of `wait` has begun.
-    started: Notify,
+    pub started: Notify,
     /// Two calls of `together` meet here.
     meeting: Barrier,
     /// Ends the connection when cancelled.
@@ -203,6 +203,23 @@ async fn a_builtin_is_listed_and_called() {
     let meta: serde_json::Value = serde_json::from_str(result.parts[1].as_text().unwrap()).unwrap();
     assert_eq!(meta["traceparent"], "t");
     assert_ne!(meta["progressToken"], "forged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_tells_its_server_where_it_belongs_in_a_trace() {
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let session =
+        Session::with(|options| options.trace_context = Some(Arc::new(|| Some(PARENT.to_owned()))));
+    session.add(config("lab", ExtensionTransport::Builtin)).await;
+    let given = async |meta: Option<&str>| {
+        let (mut call, _progress) = request("lab__echo", "{}");
+        call.meta_json = meta.map(str::to_owned);
+        let result = session.extensions.call(call).await;
+        let meta: serde_json::Value = serde_json::from_str(result.parts[1].as_text().unwrap()).unwrap();
+        meta["traceparent"].clone()
+    };
+    assert_eq!(given(None).await, PARENT);
+    assert_eq!(given(Some(r#"{"traceparent": "the caller's own"}"#)).await, "the caller's own");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -438,6 +455,36 @@ async fn a_builtin_that_nobody_uses_is_closed_and_made_again_without_a_word() {
     assert!(session.events.try_recv().is_err(), "none of this is news");
     session.extensions.restart("lab").await.unwrap();
     assert!(session.extensions.remove("lab").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_builtin_has_the_time_that_its_caller_allows() {
+    let session = Session::with(|options| options.call_timeout = Duration::from_millis(10));
+    assert_eq!(session.add(config("lab", ExtensionTransport::Builtin)).await, ExtensionState::Ready);
+    let (call, _reports) = request("lab__wait", "{}");
+    let cancel = call.cancel.clone();
+    let mut result = std::pin::pin!(session.extensions.call(call));
+    tokio::select! {
+        result = &mut result => panic!("cut: {result:?}"),
+        () = tokio::time::sleep(Duration::from_millis(300)) => {}
+    }
+    cancel.cancel();
+    assert_eq!(result.await.outcome, ToolOutcome::Cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_builtin_knows_the_tool_call_that_it_works_on_from_the_engine_only() {
+    let session = lab().await;
+    let key = gander_mcp::ITEM_META_KEY;
+    let forged = json!({ key: "forged", "other": 1 }).to_string();
+    for (item_id, wanted) in [(Some("item-1"), json!("item-1")), (None, serde_json::Value::Null)] {
+        let (mut call, _reports) = request("lab__echo", "{}");
+        call.meta_json = Some(forged.clone());
+        call.item_id = item_id.map(|id| gander_domain::ItemId::new(id).unwrap());
+        let result = session.extensions.call(call).await;
+        let meta: serde_json::Value = serde_json::from_str(result.parts[1].as_text().unwrap()).unwrap();
+        assert_eq!((&meta[key], &meta["other"]), (&wanted, &json!(1)), "{meta}");
+    }
 }
 
 #[tokio::test]

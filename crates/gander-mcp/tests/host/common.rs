@@ -43,7 +43,7 @@ impl BuiltinFactory for Factory {
 
 pub struct Session {
     pub extensions: Arc<SessionExtensions>,
-    pub events: mpsc::Receiver<HostEvent>,
+    pub events: mpsc::Receiver<Box<HostEvent>>,
     pub server: Arc<TestServer>,
     pub directory: tempfile::TempDir,
 }
@@ -101,7 +101,10 @@ impl Session {
     }
 
     pub async fn event(&mut self) -> HostEvent {
-        tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event in time").expect("an event")
+        *tokio::time::timeout(PATIENCE, self.events.recv())
+            .await
+            .expect("an event in time")
+            .expect("an event")
     }
 
     /// The next change to `state`.
@@ -134,6 +137,7 @@ pub fn request(name: &str, arguments: &str) -> (CallRequest, mpsc::Receiver<Call
         progress,
         timeout: None,
         meta_json: None,
+        item_id: None,
     };
     (request, receiver)
 }

@@ -15,7 +15,8 @@ use crate::common::{PATIENCE, Session, config, example, request, stdio};
 async fn started(args: &[&str]) -> Session {
     let session = Session::new();
     let state = session.add(stdio(args)).await;
-    assert_eq!(state, ExtensionState::Ready, "{:?}", session.extensions.statuses());
+    let runs = matches!(state, ExtensionState::Ready | ExtensionState::Degraded);
+    assert!(runs, "{:?}", session.extensions.statuses());
     session
 }
 
@@ -169,7 +170,11 @@ async fn a_failed_start_is_repaired_by_a_restart() {
 async fn pages_that_go_in_circles_end() {
     let session = started(&["circle"]).await;
     let names: Vec<String> = session.extensions.tools().into_iter().map(|tool| tool.tool_name).collect();
-    assert_eq!(names.len(), 14, "each tool once: {names:?}");
+    let distinct: std::collections::HashSet<&String> = names.iter().collect();
+    assert_eq!(names.len(), distinct.len(), "each tool once: {names:?}");
+    let status = session.extensions.statuses().remove(0);
+    assert_eq!(status.state, ExtensionState::Degraded);
+    assert!(status.cause.contains("repeats a page's cursor"), "{}", status.cause);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,15 @@
 //! Requests of Anthropic's Messages.
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value, json, value::RawValue};
 
 use super::ENGINE;
 use crate::{
     ModelError, ModelRequest, VendorOptions,
-    encode::{add_extras, finish, max_tokens, replays, schema, temperature, tools_of_history},
+    encode::{
+        Json, Turns, add_extras, arguments, finish_with, max_tokens, replays, schema, temperature, text,
+        tools_of_history,
+    },
     history::{self, Answer, Block, Content, Entry},
 };
 
@@ -46,7 +50,7 @@ pub(crate) fn encode(options: &VendorOptions, request: &ModelRequest) -> Result<
         marks.last(&mut system);
         body.insert("system".to_owned(), system.into());
     }
-    body.insert("messages".to_owned(), messages(entries, &marks).into());
+    let messages = messages(entries, &marks)?;
     if let Some(temperature) = temperature(request) {
         body.insert("temperature".to_owned(), temperature);
     }
@@ -60,7 +64,7 @@ pub(crate) fn encode(options: &VendorOptions, request: &ModelRequest) -> Result<
             body.insert("max_tokens".to_owned(), budget.saturating_add(8192).into());
         }
     }
-    finish(&body)
+    finish_with(&body, "messages", &messages)
 }
 
 /// Marks what the server should cache: tools, system and the last two user messages, four in all, which is the most that
@@ -79,29 +83,28 @@ impl Marks {
     }
 }
 
-fn messages(entries: Vec<Entry>, marks: &Marks) -> Vec<Value> {
-    let mut turns: Vec<(&'static str, Vec<Value>)> = Vec::new();
+fn messages(entries: Vec<Entry>, marks: &Marks) -> Result<Turns, ModelError> {
+    let mut turns = Turns::new("content");
     for entry in entries {
-        let (role, blocks) = match entry {
-            Entry::User(content) => ("user", content.into_iter().map(content_block).collect()),
-            Entry::Results(answers) => ("user", answers.into_iter().map(tool_result).collect()),
-            Entry::Assistant(blocks) => ("assistant", blocks.into_iter().filter_map(said).collect()),
-        };
-        let blocks: Vec<Value> = blocks;
-        if blocks.is_empty() {
-            continue;
-        }
-        match turns.last_mut() {
-            // Roles alternate: what follows from the same side belongs to the same message.
-            Some((last, all)) if *last == role => all.extend(blocks),
-            _ => turns.push((role, blocks)),
+        match entry {
+            Entry::User(content) => {
+                turns.say("user", content.into_iter().map(|content| content_block(content).into()).collect());
+            }
+            Entry::Results(answers) => {
+                turns.say("user", answers.into_iter().map(|answer| tool_result(answer).into()).collect());
+            }
+            Entry::Assistant(blocks) => {
+                let said: Result<Vec<Json>, ModelError> = blocks.into_iter().filter_map(said).collect();
+                turns.say("assistant", said?);
+            }
         }
     }
-    let users = turns.iter_mut().filter(|(role, _)| *role == "user").rev().take(2);
-    for (_, blocks) in users {
-        marks.last(blocks);
+    for pieces in turns.last_of_user() {
+        if let Some(Json::Tree(last)) = pieces.last_mut() {
+            marks.last(std::slice::from_mut(last));
+        }
     }
-    turns.into_iter().map(|(role, content)| json!({ "role": role, "content": content })).collect()
+    Ok(turns)
 }
 
 fn content_block(content: Content) -> Value {
@@ -132,14 +135,24 @@ fn tool_result(answer: Answer) -> Value {
     block
 }
 
-fn said(block: Block) -> Option<Value> {
+#[derive(Serialize)]
+struct ToolUse<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    name: &'a str,
+    input: Box<RawValue>,
+}
+
+fn said(block: Block) -> Option<Result<Json, ModelError>> {
     match block {
         Block::Text(text) if text.trim().is_empty() => None,
         // A last message that ends with blanks is refused, and blanks at an end say nothing.
-        Block::Text(text) => Some(json!({ "type": "text", "text": text.trim_end() })),
-        Block::Thought { state, .. } => state.get("item").cloned(),
-        Block::Call(call) => {
-            Some(json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments }))
-        }
+        Block::Text(text) => Some(Ok(json!({ "type": "text", "text": text.trim_end() }).into())),
+        Block::Thought { state, .. } => state.get("item").cloned().map(|item| Ok(item.into())),
+        Block::Call(call) => Some(
+            arguments(&call)
+                .and_then(|input| text(&ToolUse { kind: "tool_use", id: &call.id, name: &call.name, input })),
+        ),
     }
 }

@@ -4,29 +4,30 @@ use std::collections::VecDeque;
 
 use gander_domain::Usage;
 use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{json, value::RawValue};
 
 use super::ENGINE;
 use crate::{
     ModelError, ModelEvent, ModelStop,
     encode::state,
-    openai::Text,
-    wire::{Calls, ReplyDecoder, Step, TextBudget, context_exceeded, garbage, truncated},
+    wire::{
+        Calls, ReplyDecoder, Step, Text, TextBudget, context_exceeded, count, garbage, tolerant, truncated,
+    },
 };
 
 #[derive(Debug, Deserialize)]
 struct Event<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Text<'a>,
-    #[serde(default)]
-    index: u64,
+    #[serde(default, deserialize_with = "count")]
+    index: Option<u64>,
     #[serde(borrow, default)]
     message: Option<&'a RawValue>,
-    #[serde(default)]
-    content_block: Option<Value>,
+    #[serde(borrow, default)]
+    content_block: Option<&'a RawValue>,
     #[serde(borrow, default)]
     delta: Option<Delta<'a>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "tolerant")]
     usage: Option<WireUsage>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
@@ -46,28 +47,52 @@ struct Delta<'a> {
     stop_reason: Option<Text<'a>>,
 }
 
+/// A block of content, or how it begins.
+#[derive(Debug, Default, Deserialize)]
+struct Block<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    text: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    thinking: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    signature: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    data: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    name: Option<Text<'a>>,
+    /// Arguments as the server wrote them: numbers stay exact.
+    #[serde(borrow, default)]
+    input: Option<&'a RawValue>,
+}
+
 /// A whole message, or its head.
 #[derive(Debug, Deserialize)]
-struct Message {
-    #[serde(default)]
-    model: Option<String>,
-    #[serde(default)]
-    content: Vec<Value>,
-    #[serde(default)]
-    stop_reason: Option<String>,
-    #[serde(default)]
+struct Message<'a> {
+    #[serde(borrow, default)]
+    model: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    content: Option<Vec<&'a RawValue>>,
+    #[serde(borrow, default)]
+    stop_reason: Option<Text<'a>>,
+    #[serde(default, deserialize_with = "tolerant")]
     usage: Option<WireUsage>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 struct WireUsage {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     input_tokens: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     output_tokens: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     cache_read_input_tokens: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     cache_creation_input_tokens: Option<u64>,
 }
 
@@ -109,10 +134,11 @@ impl Reader {
     }
 
     fn event(&mut self, event: Event<'_>) -> Result<Step, ModelError> {
+        let index = event.index.unwrap_or(0);
         match event.kind.0.as_ref() {
             "message_start" => {
                 if let Some(message) = event.message
-                    && let Ok(message) = serde_json::from_str::<Message>(message.get())
+                    && let Ok(message) = serde_json::from_str::<Message<'_>>(message.get())
                 {
                     self.head(message.model, message.usage);
                 }
@@ -120,12 +146,12 @@ impl Reader {
             "content_block_start" => {
                 self.end_thought();
                 if let Some(block) = event.content_block {
-                    self.block(event.index, &block)?;
+                    self.block(index, block)?;
                 }
             }
-            "content_block_delta" => self.delta(event.index, event.delta.unwrap_or_default())?,
+            "content_block_delta" => self.delta(index, event.delta.unwrap_or_default())?,
             "content_block_stop"
-                if self.thinking.as_ref().is_some_and(|thinking| thinking.index == event.index) =>
+                if self.thinking.as_ref().is_some_and(|thinking| thinking.index == index) =>
             {
                 self.end_thought();
             }
@@ -142,8 +168,8 @@ impl Reader {
         Ok(Step::More)
     }
 
-    fn head(&mut self, model: Option<String>, usage: Option<WireUsage>) {
-        self.model = model.filter(|model| !model.is_empty());
+    fn head(&mut self, model: Option<Text<'_>>, usage: Option<WireUsage>) {
+        self.model = model.map(|model| model.0.into_owned()).filter(|model| !model.is_empty());
         self.count(usage);
     }
 
@@ -159,35 +185,37 @@ impl Reader {
             usage.cache_creation_input_tokens.or(have.cache_creation_input_tokens);
     }
 
-    fn block(&mut self, index: u64, block: &Value) -> Result<(), ModelError> {
-        let text = |key: &str| block.get(key).and_then(Value::as_str).unwrap_or_default();
-        match text("type") {
-            "text" => self.text(text("text"))?,
+    fn block(&mut self, index: u64, block: &RawValue) -> Result<(), ModelError> {
+        let block: Block<'_> = match serde_json::from_str(block.get()) {
+            Ok(block) => block,
+            Err(_) => return not_ours(block.get()),
+        };
+        let text = |text: Option<Text<'_>>| text.unwrap_or_default().0.into_owned();
+        match text(block.kind).as_str() {
+            "text" => self.text(&text(block.text))?,
             "thinking" => {
-                self.thought(index, text("thinking"))?;
-                self.sign(index, text("signature"));
+                self.thought(index, &text(block.thinking))?;
+                self.sign(index, &text(block.signature));
             }
             "redacted_thinking" => {
-                let data = text("data");
+                let data = text(block.data);
                 self.budget.take(data.len())?;
+                let item = json!({ "type": "redacted_thinking", "data": data });
                 self.events.push_back(ModelEvent::ThoughtCompleted {
                     signature: None,
-                    redacted_data: Some(data.to_owned()),
-                    provider_state_json: Some(state(
-                        ENGINE,
-                        &self.provider_id,
-                        &json!({ "type": "redacted_thinking", "data": data }),
-                    )),
+                    redacted_data: Some(data),
+                    provider_state_json: Some(state(ENGINE, &self.provider_id, &item)),
                 });
             }
             "tool_use" => {
-                self.calls.start(index, Some(text("id")), text("name"), &mut self.events)?;
+                self.calls.start(index, Some(&text(block.id)), &text(block.name), &mut self.events)?;
                 // Some servers send the arguments at once; the original sends `{}` here and pieces later.
-                if let Some(Value::Object(input)) = block.get("input")
-                    && !input.is_empty()
-                {
-                    let input = Value::Object(input.clone()).to_string();
-                    self.calls.push(index, &input, &mut self.events)?;
+                let input = block.input.map_or("", RawValue::get);
+                let begins = |text: &str| {
+                    text.strip_prefix('{').is_some_and(|rest| !rest.trim_start().starts_with('}'))
+                };
+                if begins(input) {
+                    self.calls.push(index, input, &mut self.events)?;
                 }
             }
             // What the server's own tools did is not ours to run.
@@ -265,38 +293,27 @@ impl Reader {
 }
 
 impl ReplyDecoder for Reader {
-    fn frame(&mut self, data: &[u8], is_error: bool) -> Step {
-        let data = data.trim_ascii();
-        if data.is_empty() {
-            return Step::More;
-        }
-        // Gateways add it out of habit.
-        if data == b"[DONE]" {
-            return Step::Done;
-        }
-        let text = String::from_utf8_lossy(data);
-        let event = match serde_json::from_str::<Event<'_>>(&text) {
+    fn document(&mut self, text: &str, is_error: bool) -> Step {
+        let event = match serde_json::from_str::<Event<'_>>(text) {
             Ok(event) => event,
-            Err(_) if is_error => return Step::Failed(text.into_owned()),
+            Err(_) if is_error => return Step::Failed(text.to_owned()),
             Err(_) => return Step::Broken(garbage()),
         };
         if is_error || event.kind.0 == "error" || (event.kind.0.is_empty() && event.error.is_some()) {
-            return Step::Failed(text.into_owned());
+            return Step::Failed(text.to_owned());
         }
         self.event(event).unwrap_or_else(Step::Broken)
     }
 
     fn whole(&mut self, body: &[u8]) -> Step {
-        let Ok(document) = serde_json::from_slice::<Value>(body) else { return Step::Broken(garbage()) };
-        if document.get("error").is_some_and(|error| !error.is_null()) {
-            return Step::Failed(document.to_string());
+        let text = String::from_utf8_lossy(body);
+        let Ok(message) = serde_json::from_str::<Message<'_>>(&text) else { return Step::Broken(garbage()) };
+        if message.error.is_some() {
+            return Step::Failed(text.into_owned());
         }
-        let Ok(message) = serde_json::from_value::<Message>(document) else {
-            return Step::Broken(garbage());
-        };
         self.head(message.model, message.usage);
-        self.stop = message.stop_reason;
-        for (index, block) in message.content.iter().enumerate() {
+        self.stop = message.stop_reason.map(|reason| reason.0.into_owned());
+        for (index, block) in message.content.into_iter().flatten().enumerate() {
             self.end_thought();
             if let Err(error) = self.block(index as u64, block) {
                 return Step::Broken(error);
@@ -329,6 +346,23 @@ impl ReplyDecoder for Reader {
 
     fn pop(&mut self) -> Option<ModelEvent> {
         self.events.pop_front()
+    }
+}
+
+/// A block of an unknown shape: of a kind that this reader knows it is damage, else something newer that is not for us.
+fn not_ours(block: &str) -> Result<(), ModelError> {
+    #[derive(Deserialize)]
+    struct Kind<'a> {
+        #[serde(borrow, default, rename = "type")]
+        kind: Text<'a>,
+    }
+    match serde_json::from_str::<Kind<'_>>(block) {
+        Ok(kind)
+            if !matches!(kind.kind.0.as_ref(), "text" | "thinking" | "redacted_thinking" | "tool_use") =>
+        {
+            Ok(())
+        }
+        _ => Err(garbage()),
     }
 }
 

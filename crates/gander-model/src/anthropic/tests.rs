@@ -160,3 +160,82 @@ fn whole_answers_are_read_too() {
         Reader::new("fake").whole(b"{\"type\":\"error\",\"error\":{\"type\":\"x\",\"message\":\"y\"}}");
     assert!(matches!(failed, Step::Failed(_)));
 }
+
+#[test]
+fn arguments_stay_exact_wherever_they_stand() {
+    use crate::wire::{ReplyDecoder as _, Step};
+    let exact = "{\"z\": 12345678901234567890123, \"a\": 0.1000000000000000055511151231257827, \"f\": 1.0}";
+    let block =
+        |input: &str| format!("{{\"type\":\"tool_use\",\"id\":\"call_a\",\"name\":\"f\",\"input\":{input}}}");
+    let stop = "{\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"tool_use\"}}";
+    let start = |input: &str| {
+        format!("{{\"type\":\"content_block_start\",\"index\":0,\"content_block\":{}}}", block(input))
+    };
+    let arguments = |reader: &mut Reader| {
+        reader.end().unwrap();
+        std::iter::from_fn(|| reader.pop()).find_map(|event| match event {
+            crate::ModelEvent::ToolCallCompleted { arguments_json, .. } => Some(arguments_json),
+            _ => None,
+        })
+    };
+    let mut at_once = Reader::new("fake");
+    for event in [start(exact).as_str(), stop] {
+        assert_eq!(at_once.frame(event.as_bytes(), false), Step::More);
+    }
+    assert_eq!(arguments(&mut at_once).as_deref(), Some(exact));
+    let mut whole = Reader::new("fake");
+    let body = format!("{{\"stop_reason\":\"tool_use\",\"content\":[{}]}}", block(exact));
+    assert_eq!(whole.whole(body.as_bytes()), Step::Done);
+    assert_eq!(arguments(&mut whole).as_deref(), Some(exact));
+    // The empty object with which a call begins is not the start of its arguments.
+    for empty in ["{}", "{ }", "null"] {
+        let mut pieces = Reader::new("fake");
+        let delta = json!({ "type": "content_block_delta", "index": 0,
+            "delta": { "type": "input_json_delta", "partial_json": exact } })
+        .to_string();
+        for event in [start(empty).as_str(), delta.as_str(), stop] {
+            assert_eq!(pieces.frame(event.as_bytes(), false), Step::More);
+        }
+        assert_eq!(arguments(&mut pieces).as_deref(), Some(exact));
+    }
+}
+
+#[test]
+fn blocks_of_new_kinds_are_skipped_and_damaged_ones_are_not() {
+    use crate::wire::{ReplyDecoder as _, Step};
+    let start = |block: Value| {
+        json!({ "type": "content_block_start", "index": 0, "content_block": block }).to_string()
+    };
+    let mut reader = Reader::new("fake");
+    for block in [
+        json!({ "type": "web_search_tool_result", "tool_use_id": "x", "content": [{ "url": "u" }], "data": {} }),
+        json!({ "type": "server_tool_use", "id": "x", "name": "web_search", "input": {} }),
+    ] {
+        assert_eq!(reader.frame(start(block).as_bytes(), false), Step::More);
+    }
+    assert!(reader.pop().is_none());
+    let damaged = start(json!({ "type": "tool_use", "id": {}, "name": "f" }));
+    assert!(matches!(reader.frame(damaged.as_bytes(), false), Step::Broken(_)));
+}
+
+#[test]
+fn an_id_that_two_calls_share_is_given_to_one() {
+    use crate::wire::ReplyDecoder as _;
+    let block =
+        |city: &str| json!({ "type": "tool_use", "id": "same", "name": "f", "input": { "city": city } });
+    let body = json!({ "stop_reason": "tool_use", "content": [block("Rome"), block("Paris")] });
+    let mut reader = Reader::new("fake");
+    reader.whole(body.to_string().as_bytes());
+    reader.end().unwrap();
+    let calls: Vec<(String, String)> = std::iter::from_fn(|| reader.pop())
+        .filter_map(|event| match event {
+            crate::ModelEvent::ToolCallCompleted { call_id, arguments_json, .. } => {
+                Some((call_id, arguments_json))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(calls.len(), 2, "{calls:?}");
+    assert_eq!((calls[0].0.as_str(), calls[0].1.as_str()), ("same", "{\"city\":\"Rome\"}"));
+    assert!(calls[1].0 != "same" && calls[1].1 == "{\"city\":\"Paris\"}", "{calls:?}");
+}

@@ -1,11 +1,15 @@
 //! Requests of Bedrock's `converse-stream`.
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value, json, value::RawValue};
 
 use super::ENGINE;
 use crate::{
     ModelError, ModelRequest, VendorOptions,
-    encode::{add_extras, finish, max_tokens, replays, schema, temperature, tools_of_history},
+    encode::{
+        Json, Turns, add_extras, arguments, finish_with, max_tokens, replays, schema, temperature, text,
+        tools_of_history,
+    },
     history::{self, Answer, Block, Content, Entry},
 };
 
@@ -43,7 +47,7 @@ pub(crate) fn encode(options: &VendorOptions, request: &ModelRequest) -> Result<
         cache_point(caches, &mut system);
         body.insert("system".to_owned(), system.into());
     }
-    body.insert("messages".to_owned(), messages(entries, caches).into());
+    let messages = messages(entries, caches)?;
     let mut config = Map::new();
     config.insert("maxTokens".to_owned(), max_tokens(options, request).into());
     if let Some(temperature) = temperature(request) {
@@ -51,41 +55,38 @@ pub(crate) fn encode(options: &VendorOptions, request: &ModelRequest) -> Result<
     }
     body.insert("inferenceConfig".to_owned(), config.into());
     add_extras(&mut body, options, request)?;
-    finish(&body)
+    finish_with(&body, "messages", &messages)
 }
 
-fn cache_point(caches: bool, list: &mut Vec<Value>) {
+fn cache_point<T: From<Value>>(caches: bool, list: &mut Vec<T>) {
     if caches {
-        list.push(json!({ "cachePoint": { "type": "default" } }));
+        list.push(json!({ "cachePoint": { "type": "default" } }).into());
     }
 }
 
-fn messages(entries: Vec<Entry>, caches: bool) -> Vec<Value> {
-    let mut turns: Vec<(&'static str, Vec<Value>)> = Vec::new();
+fn messages(entries: Vec<Entry>, caches: bool) -> Result<Turns, ModelError> {
+    let mut turns = Turns::new("content");
     let mut documents = 0;
     for entry in entries {
-        let (role, blocks) = match entry {
-            Entry::User(content) => (
-                "user",
-                content.into_iter().map(|content| block(content, &mut documents)).collect::<Vec<_>>(),
-            ),
-            Entry::Results(answers) => {
-                ("user", answers.into_iter().map(|answer| tool_result(answer, &mut documents)).collect())
+        match entry {
+            Entry::User(content) => {
+                let blocks = content.into_iter().map(|content| block(content, &mut documents).into());
+                turns.say("user", blocks.collect());
             }
-            Entry::Assistant(blocks) => ("assistant", blocks.into_iter().filter_map(said).collect()),
-        };
-        if blocks.is_empty() {
-            continue;
-        }
-        match turns.last_mut() {
-            Some((last, all)) if *last == role => all.extend(blocks),
-            _ => turns.push((role, blocks)),
+            Entry::Results(answers) => {
+                let blocks = answers.into_iter().map(|answer| tool_result(answer, &mut documents).into());
+                turns.say("user", blocks.collect());
+            }
+            Entry::Assistant(blocks) => {
+                let said: Result<Vec<Json>, ModelError> = blocks.into_iter().filter_map(said).collect();
+                turns.say("assistant", said?);
+            }
         }
     }
-    for (_, blocks) in turns.iter_mut().filter(|(role, _)| *role == "user").rev().take(2) {
-        cache_point(caches, blocks);
+    for pieces in turns.last_of_user() {
+        cache_point(caches, pieces);
     }
-    turns.into_iter().map(|(role, content)| json!({ "role": role, "content": content })).collect()
+    Ok(turns)
 }
 
 fn block(content: Content, documents: &mut usize) -> Value {
@@ -115,13 +116,27 @@ fn tool_result(answer: Answer, documents: &mut usize) -> Value {
     json!({ "toolResult": { "toolUseId": answer.call_id, "content": content, "status": status } })
 }
 
-fn said(block: Block) -> Option<Value> {
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ToolUse<'a> {
+    tool_use_id: &'a str,
+    name: &'a str,
+    input: Box<RawValue>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Use<'a> {
+    tool_use: ToolUse<'a>,
+}
+
+fn said(block: Block) -> Option<Result<Json, ModelError>> {
     match block {
         Block::Text(text) if text.trim().is_empty() => None,
-        Block::Text(text) => Some(json!({ "text": text.trim_end() })),
-        Block::Thought { state, .. } => state.get("item").cloned(),
-        Block::Call(call) => {
-            Some(json!({ "toolUse": { "toolUseId": call.id, "name": call.name, "input": call.arguments } }))
-        }
+        Block::Text(text) => Some(Ok(json!({ "text": text.trim_end() }).into())),
+        Block::Thought { state, .. } => state.get("item").cloned().map(|item| Ok(item.into())),
+        Block::Call(call) => Some(arguments(&call).and_then(|input| {
+            text(&Use { tool_use: ToolUse { tool_use_id: &call.id, name: &call.name, input } })
+        })),
     }
 }

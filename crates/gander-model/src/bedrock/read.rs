@@ -152,9 +152,9 @@ impl ReplyDecoder for Reader {
         }
     }
 
-    fn frame(&mut self, data: &[u8], _is_error: bool) -> Step {
+    fn document(&mut self, text: &str, _is_error: bool) -> Step {
         // One JSON document instead of a stream is an error's.
-        Step::Failed(String::from_utf8_lossy(data).into_owned())
+        Step::Failed(text.to_owned())
     }
 
     fn end(&mut self) -> Result<(), ModelError> {

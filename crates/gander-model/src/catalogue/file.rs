@@ -2,6 +2,10 @@
 //!
 //! The shape is that of Goose's `custom_providers/*.json`; fields that gander adds are optional. Unknown fields are kept,
 //! so that a file written by a newer program survives a rewrite.
+//!
+//! Beside the settings that a file names, every provider has some of its own name: for one called `mine` they are
+//! `MINE_BASE_URL`, `MINE_BASE_PATH`, `MINE_AUTH`, `MINE_CUSTOM_HEADERS` (a secret), `MINE_TIMEOUT` and
+//! `MINE_CONNECT_TIMEOUT`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -27,7 +31,7 @@ pub struct ProviderFile {
     /// Path below the address, e.g. `v1/chat/completions`; may hold `${NAME}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_path: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list")]
     pub models: Vec<ModelEntry>,
     /// Extra headers; a value may hold `${NAME}`, and the header is left out if that has no value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,6 +125,10 @@ pub struct ProviderFile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decoder: Option<String>,
 
+    /// How to get a key by signing in with a browser.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sign_in: Option<crate::SignInMethod>,
+
     /// Whatever else the file says.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
@@ -152,6 +160,21 @@ pub struct EnvVar {
     pub description: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default: Option<String>,
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// A list; null is an empty one.
+fn list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<ModelEntry>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Whether a key can be sent like this.
+pub(super) fn check_auth(auth: &str) -> Result<(), String> {
+    if matches!(auth, "bearer" | "api_key_header" | "x-api-key" | "x-goog-api-key" | "none") {
+        return Ok(());
+    }
+    Err(format!("{auth:?}: use bearer, api_key_header, x-api-key, x-goog-api-key or none"))
 }
 
 impl ProviderFile {
@@ -186,12 +209,8 @@ impl ProviderFile {
         if self.base_url.trim().is_empty() {
             return Err("base_url: it is empty".to_owned());
         }
-        if let Some(auth) = &self.auth
-            && !matches!(auth.as_str(), "bearer" | "api_key_header" | "x-api-key" | "x-goog-api-key" | "none")
-        {
-            return Err(format!(
-                "auth {auth:?}: use bearer, api_key_header, x-api-key, x-goog-api-key or none"
-            ));
+        if let Some(auth) = &self.auth {
+            check_auth(auth).map_err(|what| format!("auth {what}"))?;
         }
         if let Some(decoder) = &self.decoder
             && !matches!(decoder.as_str(), "typed" | "rig")
@@ -211,11 +230,37 @@ impl ProviderFile {
         std::iter::once(self.key_name()).chain(self.api_key_aliases.clone())
     }
 
+    /// The name of a setting that every provider has: `mine` and `TIMEOUT` make `MINE_TIMEOUT`.
+    pub(super) fn setting_name(&self, what: &str) -> String {
+        format!("{}_{what}", self.name.to_uppercase().replace('-', "_"))
+    }
+
+    /// The setting that replaces address and path.
+    pub(super) fn base_url_name(&self) -> String {
+        self.base_url_env.clone().unwrap_or_else(|| self.setting_name("BASE_URL"))
+    }
+
+    /// The setting that replaces the path below the address, unless the file's path is made of settings already.
+    pub(super) fn base_path_name(&self) -> Option<String> {
+        let made_of_settings = self.base_path.as_ref().is_some_and(|path| path.contains("_BASE_PATH}"));
+        (!made_of_settings).then(|| self.setting_name("BASE_PATH"))
+    }
+
+    /// The secret with more headers.
+    pub(super) fn headers_name(&self) -> String {
+        self.custom_headers_env.clone().unwrap_or_else(|| self.setting_name("CUSTOM_HEADERS"))
+    }
+
+    /// The setting that replaces `timeout_seconds`.
+    pub(super) fn timeout_name(&self) -> String {
+        self.timeout_env.clone().unwrap_or_else(|| self.setting_name("TIMEOUT"))
+    }
+
     /// The name of the key's secret.
     pub fn key_name(&self) -> String {
         match &self.api_key_env {
             Some(name) if !name.is_empty() => name.clone(),
-            _ => format!("{}_API_KEY", self.name.to_uppercase().replace('-', "_")),
+            _ => self.setting_name("API_KEY"),
         }
     }
 }

@@ -17,7 +17,7 @@ pub use file::{EnvVar, ModelEntry, ProviderFile};
 
 use crate::{
     DemoProvider, ModelInfo, ModelProvider, ProviderConfigKey, ProviderInfo, ProviderSetupError,
-    ProviderSource, Settings, Vendor, demo, facts,
+    ProviderSource, Settings, SignInMethod, Vendor, demo, facts,
     guard::{Brakes, Guarded},
     local::{self, LocalServer},
 };
@@ -256,6 +256,12 @@ impl ProviderRegistry {
         self.entries.iter().filter_map(found).collect()
     }
 
+    /// Where to sign in at a provider, and the name of the secret that this gives.
+    pub fn sign_in(&self, provider_id: &str, settings: &dyn Settings) -> Option<(SignInMethod, String)> {
+        let file = self.file(provider_id)?;
+        Some((resolve::sign_in(file, settings)?, file.key_name()))
+    }
+
     /// A model server on this machine that answers within `deadline`, in the order of lists. Blocks that long.
     pub fn local_server(&self, settings: &dyn Settings, deadline: Duration) -> Option<LocalServer> {
         let candidate = |entry: &Entry| {
@@ -393,9 +399,11 @@ fn config_keys(file: &ProviderFile) -> Vec<ProviderConfigKey> {
         required: false,
         secret,
         default: None,
+        signs_in: false,
     };
     if file.needs_key() || file.api_key_env.as_ref().is_some_and(|name| !name.is_empty()) {
-        add(ProviderConfigKey { required: file.needs_key(), ..optional(&file.key_name(), true) });
+        let signs_in = file.sign_in.is_some();
+        add(ProviderConfigKey { required: file.needs_key(), signs_in, ..optional(&file.key_name(), true) });
     }
     for var in file.env_vars.iter().flatten() {
         add(ProviderConfigKey {
@@ -403,6 +411,7 @@ fn config_keys(file: &ProviderFile) -> Vec<ProviderConfigKey> {
             required: var.required,
             secret: var.secret,
             default: var.default.clone(),
+            signs_in: false,
         });
     }
     for (name, secret) in

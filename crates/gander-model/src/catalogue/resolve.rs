@@ -8,7 +8,7 @@ use super::ProviderFile;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{
-    Decoder, Format, ProviderInfo, ProviderSetupError, Settings, VendorOptions, anthropic,
+    Decoder, Format, ProviderInfo, ProviderSetupError, Settings, SignInMethod, VendorOptions, anthropic,
     bedrock::Credentials, vendor::header,
 };
 
@@ -29,11 +29,23 @@ fn setting(file: &ProviderFile, settings: &dyn Settings, name: &str) -> Option<S
     given.filter(|value| !value.trim().is_empty()).or_else(|| var?.default.clone())
 }
 
+/// A setting that has a value.
+fn given(settings: &dyn Settings, name: &str) -> Option<String> {
+    settings.value(name).filter(|value| !value.trim().is_empty())
+}
+
+/// Whether a setting that the file demands has no value. What only the replaced address needed is not missing.
+fn is_missing(file: &ProviderFile, settings: &dyn Settings, var: &super::EnvVar) -> bool {
+    let replaced = given(settings, &file.base_url_name()).is_some();
+    let of_address = names_in(&file.base_url).any(|name| name == var.name);
+    var.required && setting(file, settings, &var.name).is_none() && !(replaced && of_address)
+}
+
 /// Whether the user gave any of the settings that belong to this provider.
 fn touched(file: &ProviderFile, settings: &dyn Settings) -> bool {
     let named = |name: &String| settings.value(name).is_some_and(|value| !value.trim().is_empty());
     file.env_vars.iter().flatten().filter(|var| !var.secret).any(|var| named(&var.name))
-        || file.base_url_env.as_ref().is_some_and(named)
+        || named(&file.base_url_name())
 }
 
 /// Whether the address is not the vendor's own.
@@ -42,21 +54,14 @@ fn moved(file: &ProviderFile, settings: &dyn Settings) -> bool {
         let default = file.env_vars.iter().flatten().find(|var| var.name == name)?.default.clone();
         Some(settings.value(name).is_none_or(|value| Some(value) == default))
     };
-    file.base_url_env
-        .as_ref()
-        .is_some_and(|name| settings.value(name).is_some_and(|value| !value.trim().is_empty()))
+    given(settings, &file.base_url_name()).is_some()
         || names_in(&file.base_url).any(|name| own(name) == Some(false))
 }
 
 /// Whether [`options`] would succeed. A provider without a key counts as configured when the user chose it: by its
 /// file, by one of its settings, or as the provider to use.
 pub(super) fn is_configured(file: &ProviderFile, custom: bool, settings: &dyn Settings) -> bool {
-    let missing = file
-        .env_vars
-        .iter()
-        .flatten()
-        .any(|var| var.required && setting(file, settings, &var.name).is_none());
-    if missing {
+    if file.env_vars.iter().flatten().any(|var| is_missing(file, settings, var)) {
         return false;
     }
     if key(file, settings).is_some() || access_keys(file, settings).is_some() {
@@ -77,6 +82,16 @@ pub(super) fn key(file: &ProviderFile, settings: &dyn Settings) -> Option<String
     file.key_names().find_map(found)
 }
 
+/// Where to sign in now.
+pub(super) fn sign_in(file: &ProviderFile, settings: &dyn Settings) -> Option<SignInMethod> {
+    let method = file.sign_in.as_ref()?;
+    let filled = |template: &str| fill(template, |name| setting(file, settings, name));
+    Some(SignInMethod {
+        authorize_url: filled(&method.authorize_url)?,
+        exchange_url: filled(&method.exchange_url)?,
+    })
+}
+
 /// AWS's access keys, for the dialect whose requests can be signed.
 fn access_keys(file: &ProviderFile, settings: &dyn Settings) -> Option<Credentials> {
     if Format::of_engine(&file.engine) != Some(Format::Bedrock) {
@@ -95,7 +110,8 @@ fn access_keys(file: &ProviderFile, settings: &dyn Settings) -> Option<Credentia
 /// The dialect to speak now.
 fn format(file: &ProviderFile, settings: &dyn Settings, url: &str) -> Format {
     let own_path = names_in(file.base_path.as_deref().unwrap_or_default())
-        .all(|name| settings.value(name).is_none_or(|value| value.trim().is_empty()));
+        .all(|name| given(settings, name).is_none())
+        && file.base_path_name().is_none_or(|name| given(settings, &name).is_none());
     let engine = match &file.engine_at_home {
         Some(engine) if own_path && !moved(file, settings) => engine,
         _ => &file.engine,
@@ -116,10 +132,8 @@ pub(super) fn options(
     settings: &dyn Settings,
 ) -> Result<VendorOptions, ProviderSetupError> {
     let id = file.name.as_str();
-    for var in file.env_vars.iter().flatten().filter(|var| var.required) {
-        if setting(file, settings, &var.name).is_none() {
-            return Err(ProviderSetupError::MissingKey { provider_id: id.to_owned(), key: var.name.clone() });
-        }
+    if let Some(var) = file.env_vars.iter().flatten().find(|var| is_missing(file, settings, var)) {
+        return Err(ProviderSetupError::MissingKey { provider_id: id.to_owned(), key: var.name.clone() });
     }
     let (format, url) = address(file, settings)?;
     let mut options = VendorOptions::for_format(info, format, url);
@@ -134,21 +148,18 @@ pub(super) fn options(
     }
     options = credentials(file, settings, options)?;
     options = extra_headers(file, settings, options)?;
-    let seconds = match &file.timeout_env {
-        Some(name) => match setting(file, settings, name) {
-            Some(text) => Some(
-                text.trim()
-                    .parse::<u64>()
-                    .map_err(|_| invalid(id, format!("{name}: {text:?} is no number of seconds")))?,
-            ),
-            None => None,
+    let seconds = |name: &str| match setting(file, settings, name) {
+        Some(text) => match text.trim().parse::<u64>() {
+            Ok(seconds) => Ok(Some(seconds)),
+            Err(_) => Err(invalid(id, format!("{name}: {text:?} is no number of seconds"))),
         },
-        None => None,
+        None => Ok(None),
     };
-    if let Some(seconds) = seconds.or(file.timeout_seconds) {
+    if let Some(seconds) = seconds(&file.timeout_name())?.or(file.timeout_seconds) {
         options.read_timeout = Duration::from_secs(seconds.clamp(1, MAX_TIMEOUT));
     }
-    if let Some(seconds) = file.connect_timeout_seconds {
+    let connect = seconds(&file.setting_name("CONNECT_TIMEOUT"))?;
+    if let Some(seconds) = connect.or(file.connect_timeout_seconds) {
         options.connect_timeout = Duration::from_secs(seconds.clamp(1, MAX_TIMEOUT));
     }
     options.dialect.clone_from(&file.dialect);
@@ -169,7 +180,13 @@ fn credentials(
     options: VendorOptions,
 ) -> Result<VendorOptions, ProviderSetupError> {
     let id = file.name.as_str();
-    if file.auth.as_deref() == Some("none") {
+    let auth_name = file.setting_name("AUTH");
+    let auth = given(settings, &auth_name).map(|auth| auth.trim().to_owned());
+    if let Some(auth) = &auth {
+        super::file::check_auth(auth).map_err(|what| invalid(id, format!("{auth_name} {what}")))?;
+    }
+    let auth = auth.or_else(|| file.auth.clone());
+    if auth.as_deref() == Some("none") {
         return Ok(options);
     }
     let key_name = file.key_name();
@@ -193,7 +210,7 @@ fn credentials(
         Format::Google => "x-goog-api-key",
         Format::OpenAiChat | Format::OpenAiResponses | Format::Bedrock => "bearer",
     };
-    let added = match file.auth.as_deref().unwrap_or(usual) {
+    let added = match auth.as_deref().unwrap_or(usual) {
         "api_key_header" => options.with_credential("api-key", &key, &key),
         name @ ("x-api-key" | "x-goog-api-key") => options.with_credential(name, &key, &key),
         _ => options.with_bearer(&key),
@@ -220,7 +237,7 @@ fn extra_headers(
             options.headers.insert(name, value);
         }
     }
-    let custom = file.custom_headers_env.as_ref().and_then(|name| settings.secret(name));
+    let custom = settings.secret(&file.headers_name());
     for (name, value) in custom.as_deref().map(split_headers).unwrap_or_default() {
         options =
             options.with_credential(&name, &value, &value).map_err(|error| invalid(id, error.message))?;
@@ -244,14 +261,12 @@ fn split_headers(text: &str) -> Vec<(String, String)> {
 /// else with the dialect's usual path.
 fn address(file: &ProviderFile, settings: &dyn Settings) -> Result<(Format, String), ProviderSetupError> {
     let id = file.name.as_str();
-    let replaced = file
-        .base_url_env
-        .as_ref()
-        .and_then(|name| settings.value(name))
-        .filter(|value| !value.trim().is_empty());
+    let replaced = given(settings, &file.base_url_name());
+    let moved = replaced.is_some();
+    let chosen_path = file.base_path_name().and_then(|name| given(settings, &name));
     let lookup = |name: &str| setting(file, settings, name);
     let (base, path) = match replaced {
-        Some(base) => (base, None),
+        Some(base) => (base, chosen_path),
         None => {
             let missing = |template: &str| {
                 let name = names_in(template).find(|name| lookup(name).is_none()).unwrap_or_default();
@@ -259,6 +274,7 @@ fn address(file: &ProviderFile, settings: &dyn Settings) -> Result<(Format, Stri
             };
             let base = fill(&file.base_url, lookup).ok_or_else(|| missing(&file.base_url))?;
             let path = match &file.base_path {
+                _ if chosen_path.is_some() => chosen_path,
                 Some(path) => Some(fill(path, lookup).ok_or_else(|| missing(path))?),
                 None => None,
             };
@@ -270,14 +286,16 @@ fn address(file: &ProviderFile, settings: &dyn Settings) -> Result<(Format, Stri
         return Err(invalid(id, format!("the address {base:?} names no server")));
     }
     let base = base.trim_end_matches('/').to_owned();
-    let given = match &path {
+    let whole = match &path {
         Some(path) => format!("{base}/{}", path.trim().trim_matches('/')),
         None => base.clone(),
     };
-    let format = format(file, settings, &given);
-    let mut url = complete(format, &given, path.is_some());
+    let format = format(file, settings, &whole);
+    let mut url = complete(format, &whole, path.is_some());
     for (name, value) in file.query_params.iter().flatten() {
-        let value = value.as_str().and_then(|template| fill(template, lookup));
+        // At another address the vendor's own defaults mean nothing.
+        let own = |name: &str| if moved { given(settings, name) } else { lookup(name) };
+        let value = value.as_str().and_then(|template| fill(template, own));
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             url.push(if url.contains('?') { '&' } else { '?' });
             url.push_str(&format!("{name}={value}"));

@@ -344,3 +344,151 @@ async fn a_key_is_shown_only_to_providers_whose_keys_look_like_it() {
     registry.by_key("sk-proj-abc", &given)[0].check().await.unwrap();
     assert_eq!(fake.requests().pop().unwrap().header("authorization"), Some("Bearer sk-proj-abc"));
 }
+
+/// Every vendor that comes with gander: address, path, way of the key, headers and timeouts are settings.
+#[test]
+fn every_vendor_can_be_pointed_elsewhere() {
+    let registry = ProviderRegistry::bundled();
+    assert_eq!(registry.entries.len(), BUNDLED.len());
+    for entry in &registry.entries {
+        let file = &entry.file;
+        let id = file.name.as_str();
+        let name = |what: &str| -> &'static str { Box::leak(file.setting_name(what).into_boxed_str()) };
+        let leak = |name: String| -> &'static str { Box::leak(name.into_boxed_str()) };
+        let key_name = leak(file.key_name());
+        let at = |base: &str| {
+            Given::default().with_secret(key_name, "key-0123456789").value(leak(file.base_url_name()), base)
+        };
+        let options = |given: &Given| resolve::options(file, entry.info.clone(), given).unwrap();
+        // The address alone: the dialect's usual path below it, and none of the vendor's own parameters.
+        let moved = options(&at("http://10.1.2.3:99/proxy/v1"));
+        let path = moved.format.path();
+        let query = if moved.format == crate::Format::Google { "?alt=sse" } else { "" };
+        assert_eq!(moved.url, format!("http://10.1.2.3:99/proxy/v1{path}{query}"), "{id}");
+        assert!(configured(&registry, &at("http://10.1.2.3:99/v1")).contains(&id.to_owned()), "{id}");
+        // With a path of one's own.
+        if let Some(path_name) = file.base_path_name() {
+            let there = options(&at("http://10.1.2.3:99").value(leak(path_name), "/a/b?c=d"));
+            assert_eq!(there.url, "http://10.1.2.3:99/a/b?c=d", "{id}");
+        }
+        // The whole address, path included.
+        let whole = format!("http://10.1.2.3:99/x{path}");
+        assert!(options(&at(&whole)).url.starts_with(&whole), "{id}");
+        // The way of the key.
+        for (auth, header, value) in [
+            ("bearer", "authorization", "Bearer key-0123456789"),
+            ("api_key_header", "api-key", "key-0123456789"),
+            ("x-api-key", "x-api-key", "key-0123456789"),
+            ("x-goog-api-key", "x-goog-api-key", "key-0123456789"),
+        ] {
+            let sent = options(&at("http://h:1").value(name("AUTH"), auth));
+            assert_eq!(sent.headers.get(header).unwrap().to_str().unwrap(), value, "{id} {auth}");
+            let keys = ["authorization", "api-key", "x-api-key", "x-goog-api-key"];
+            let sent = keys.iter().filter(|name| sent.headers.contains_key(**name)).count();
+            assert_eq!(sent, 1, "{id} {auth}: the key goes into one header");
+        }
+        let open = options(&at("http://h:1").value(name("AUTH"), "none"));
+        assert!(!format!("{:?}", open.headers).contains("key-0123456789"), "{id}");
+        let wrong = at("http://h:1").value(name("AUTH"), "telepathy");
+        let wrong = resolve::options(file, entry.info.clone(), &wrong).map(|_| ()).unwrap_err();
+        assert!(wrong.to_string().contains("_AUTH"), "{wrong}");
+        // Headers and timeouts.
+        let given = at("http://h:1")
+            .with_secret(leak(file.headers_name()), "X-Team: a, X-Trace=b")
+            .value(leak(file.timeout_name()), "33")
+            .value(name("CONNECT_TIMEOUT"), "4");
+        let tuned = options(&given);
+        assert_eq!(tuned.headers.get("x-team").unwrap(), "a", "{id}");
+        assert_eq!(tuned.headers.get("x-trace").unwrap(), "b", "{id}");
+        assert_eq!((tuned.read_timeout.as_secs(), tuned.connect_timeout.as_secs()), (33, 4), "{id}");
+        let wrong = resolve::options(file, entry.info.clone(), &given.value(name("CONNECT_TIMEOUT"), "soon"));
+        assert!(wrong.map(|_| ()).unwrap_err().to_string().contains("_CONNECT_TIMEOUT"), "{id}");
+    }
+}
+
+#[test]
+fn the_vendors_that_people_ask_for_are_there() {
+    let registry = ProviderRegistry::bundled();
+    for id in [
+        "openai",
+        "anthropic",
+        "google",
+        "ollama",
+        "openrouter",
+        "azure_openai",
+        "aws_bedrock",
+        "groq",
+        "mistral",
+        "deepseek",
+        "xai",
+        "together",
+        "fireworks",
+        "cerebras",
+        "nvidia",
+        "perplexity",
+        "huggingface",
+        "lmstudio",
+        "llamacpp",
+        "vllm",
+        "litellm",
+    ] {
+        let info = registry.info(id).unwrap();
+        assert!(
+            !info.display_name.is_empty() && info.doc_url.is_some_and(|url| url.starts_with("https://")),
+            "{id}"
+        );
+    }
+}
+
+/// Files as Goose writes them for its users: every field of its format, nulls included, and some that nobody knows yet.
+#[test]
+fn goose_files_are_taken_as_they_are() {
+    for (text, key, url) in [
+        (
+            r#"{"name":"custom_acme_gateway","engine":"openai","display_name":"Acme","description":"Custom Acme provider",
+            "api_key_env":"CUSTOM_ACME_GATEWAY_API_KEY","base_url":"https://llm.acme.test/api/v1/chat/completions",
+            "models":[{"name":"acme-large","context_limit":200000,"input_token_cost":0.000002,"output_token_cost":0.00001,
+            "currency":"$","supports_cache_control":null,"reasoning":true}],"headers":null,"timeout_seconds":null,
+            "supports_streaming":true,"requires_auth":true,"catalog_provider_id":null,"base_path":null,"env_vars":null,
+            "dynamic_models":null,"skip_canonical_filtering":false,"model_doc_link":null,"setup_steps":[],
+            "fast_model":null,"preserves_thinking":true,"from_the_future":{"a":[1,{"b":null}]}}"#,
+            "CUSTOM_ACME_GATEWAY_API_KEY",
+            "https://llm.acme.test/api/v1/chat/completions",
+        ),
+        (
+            r#"{"name":"custom_mirror","engine":"anthropic_compatible","display_name":"Mirror","api_key_env":"MIRROR_KEY",
+            "base_url":"${MIRROR_HOST}/anthropic","models":[{"name":"claude-x","context_limit":128000}],
+            "headers":{"x-tenant":"t"},"timeout_seconds":30,"supports_streaming":false,
+            "env_vars":[{"name":"MIRROR_HOST","required":true,"secret":false,"primary":true,
+            "description":"Where","default":"https://mirror.test","later":1}],"dynamic_models":false,
+            "fast_model":"claude-y","catalog_provider_id":"anthropic"}"#,
+            "MIRROR_KEY",
+            "https://mirror.test/anthropic/v1/messages",
+        ),
+        (
+            r#"{"name":"custom_box","engine":"ollama","display_name":"Box","api_key_env":"",
+            "base_url":"http://box:11434","models":null,"requires_auth":false}"#,
+            "CUSTOM_BOX_API_KEY",
+            "http://box:11434/v1/chat/completions",
+        ),
+    ] {
+        let file = ProviderFile::parse(text).unwrap();
+        assert_eq!(file.key_name(), key);
+        let given =
+            Given::default().with_secret(Box::leak(key.to_owned().into_boxed_str()), "key-0123456789");
+        let options = resolve::options(&file, info(&file, true), &given).unwrap();
+        assert_eq!(options.url, url);
+        // Written again, nothing that was said is gone.
+        let said: serde_json::Value = serde_json::from_str(text).unwrap();
+        let again = serde_json::to_value(&file).unwrap();
+        for (field, value) in said.as_object().unwrap() {
+            assert!(value.is_null() || again[field] == *value, "{field}: {value} became {}", again[field]);
+        }
+    }
+    let priced = ProviderFile::parse(
+        r#"{"name":"c","engine":"openai","base_url":"http://h","models":[{"name":"m","input_token_cost":0.000002,
+        "output_token_cost":0.00001}]}"#,
+    );
+    let prices = info(&priced.unwrap(), true).models[0].price_micros_per_million;
+    assert_eq!(prices, [Some(2_000_000), Some(10_000_000), None, None]);
+}

@@ -1,11 +1,12 @@
 //! Requests of Google's `streamGenerateContent`.
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value, json, value::RawValue};
 
 use super::ENGINE;
 use crate::{
     ModelError, ModelRequest, VendorOptions,
-    encode::{add_extras, finish, replays, schema, temperature},
+    encode::{Json, Turns, add_extras, arguments, finish_with, replays, schema, temperature, text},
     history::{self, Answer, Block, Content, Entry},
 };
 
@@ -15,7 +16,7 @@ use crate::{
 /// A tool's schema or the extra parameters are no JSON objects.
 pub(crate) fn encode(options: &VendorOptions, request: &ModelRequest) -> Result<Vec<u8>, ModelError> {
     let mut body = Map::new();
-    body.insert("contents".to_owned(), contents(options, request).into());
+    let contents = contents(options, request)?;
     if !request.system.trim().is_empty() {
         body.insert("systemInstruction".to_owned(), json!({ "parts": [{ "text": request.system }] }));
     }
@@ -50,30 +51,30 @@ pub(crate) fn encode(options: &VendorOptions, request: &ModelRequest) -> Result<
         body.insert("generationConfig".to_owned(), config.into());
     }
     add_extras(&mut body, options, request)?;
-    finish(&body)
+    finish_with(&body, "contents", &contents)
 }
 
-fn contents(options: &VendorOptions, request: &ModelRequest) -> Vec<Value> {
+fn contents(options: &VendorOptions, request: &ModelRequest) -> Result<Turns, ModelError> {
     let provider = options.info.provider_id.as_str();
     let entries = history::convert(&request.items, |state, made_by| {
         replays(ENGINE, provider, state, made_by, &request.model_id)
     });
-    let mut turns: Vec<(&'static str, Vec<Value>)> = Vec::new();
+    let mut turns = Turns::new("parts");
     for entry in entries {
-        let (role, parts) = match entry {
-            Entry::User(content) => ("user", content.into_iter().map(part).collect::<Vec<_>>()),
-            Entry::Results(answers) => ("user", answers.into_iter().flat_map(function_response).collect()),
-            Entry::Assistant(blocks) => ("model", blocks.into_iter().filter_map(said).collect()),
-        };
-        if parts.is_empty() {
-            continue;
-        }
-        match turns.last_mut() {
-            Some((last, all)) if *last == role => all.extend(parts),
-            _ => turns.push((role, parts)),
+        match entry {
+            Entry::User(content) => {
+                turns.say("user", content.into_iter().map(|content| part(content).into()).collect());
+            }
+            Entry::Results(answers) => {
+                turns.say("user", answers.into_iter().flat_map(function_response).map(Json::from).collect());
+            }
+            Entry::Assistant(blocks) => {
+                let said: Result<Vec<Json>, ModelError> = blocks.into_iter().filter_map(said).collect();
+                turns.say("model", said?);
+            }
         }
     }
-    turns.into_iter().map(|(role, parts)| json!({ "role": role, "parts": parts })).collect()
+    Ok(turns)
 }
 
 fn part(content: Content) -> Value {
@@ -103,20 +104,36 @@ fn function_response(answer: Answer) -> Vec<Value> {
     parts
 }
 
-fn said(block: Block) -> Option<Value> {
+#[derive(Serialize)]
+struct FunctionCall<'a> {
+    name: &'a str,
+    args: Box<RawValue>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CallPart<'a> {
+    function_call: FunctionCall<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thought_signature: Option<&'a Value>,
+}
+
+fn said(block: Block) -> Option<Result<Json, ModelError>> {
     match block {
         Block::Text(text) if text.is_empty() => None,
-        Block::Text(text) => Some(json!({ "text": text })),
+        Block::Text(text) => Some(Ok(json!({ "text": text }).into())),
         // The item is the part as it must go back: with its signature, or nothing.
-        Block::Thought { state, .. } => state.get("item").filter(|item| item.is_object()).cloned(),
-        Block::Call(call) => {
-            let mut part = json!({ "functionCall": { "name": call.name, "args": call.arguments } });
-            if let Some(signature) =
-                call.state.as_ref().and_then(|state| state.pointer("/item/thoughtSignature"))
-            {
-                part["thoughtSignature"] = signature.clone();
-            }
-            Some(part)
+        Block::Thought { state, .. } => {
+            state.get("item").filter(|item| item.is_object()).cloned().map(|item| Ok(item.into()))
         }
+        Block::Call(call) => Some(arguments(&call).and_then(|args| {
+            text(&CallPart {
+                function_call: FunctionCall { name: &call.name, args },
+                thought_signature: call
+                    .state
+                    .as_ref()
+                    .and_then(|state| state.pointer("/item/thoughtSignature")),
+            })
+        })),
     }
 }

@@ -4,23 +4,23 @@ use std::collections::VecDeque;
 
 use gander_domain::Usage;
 use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{json, value::RawValue};
 
 use super::ENGINE;
 use crate::{
     ModelError, ModelErrorClass, ModelEvent, ModelStop,
     encode::state,
-    wire::{Calls, ReplyDecoder, Step, TextBudget, garbage, truncated},
+    wire::{Calls, ReplyDecoder, Step, TextBudget, count, garbage, tolerant, truncated},
 };
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Chunk<'a> {
-    #[serde(default = "Vec::new")]
-    candidates: Vec<Candidate>,
+    #[serde(default)]
+    candidates: Option<Vec<Candidate>>,
     #[serde(default)]
     prompt_feedback: Option<Feedback>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "tolerant")]
     usage_metadata: Option<WireUsage>,
     #[serde(default)]
     model_version: Option<String>,
@@ -31,7 +31,7 @@ struct Chunk<'a> {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Candidate {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     index: Option<u64>,
     #[serde(default)]
     content: Option<Content>,
@@ -54,10 +54,15 @@ struct Part {
     text: Option<String>,
     #[serde(default)]
     thought: Option<bool>,
-    #[serde(default, alias = "thought_signature")]
+    #[serde(default)]
     thought_signature: Option<String>,
-    #[serde(default, alias = "function_call")]
+    #[serde(default)]
     function_call: Option<FunctionCall>,
+    /// The same as gateways spell them; some send both.
+    #[serde(default, rename = "thought_signature")]
+    snake_signature: Option<String>,
+    #[serde(default, rename = "function_call")]
+    snake_call: Option<FunctionCall>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,7 +70,7 @@ struct FunctionCall {
     #[serde(default)]
     id: Option<String>,
     #[serde(default)]
-    name: String,
+    name: Option<String>,
     #[serde(default)]
     args: Option<Box<RawValue>>,
 }
@@ -80,17 +85,17 @@ struct Feedback {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct WireUsage {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     prompt_token_count: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     candidates_token_count: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     thoughts_token_count: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     cached_content_token_count: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     total_token_count: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     tool_use_prompt_token_count: Option<u64>,
 }
 
@@ -137,7 +142,8 @@ impl Reader {
             self.finish = Some("SAFETY".to_owned());
             self.finish_message = Some(reason);
         }
-        let candidate = chunk.candidates.into_iter().find(|candidate| candidate.index.is_none_or(|i| i == 0));
+        let candidate =
+            chunk.candidates.into_iter().flatten().find(|candidate| candidate.index.is_none_or(|i| i == 0));
         let Some(candidate) = candidate else { return Ok(()) };
         for part in candidate.content.and_then(|content| content.parts).into_iter().flatten() {
             self.part(part)?;
@@ -150,9 +156,10 @@ impl Reader {
     }
 
     fn part(&mut self, part: Part) -> Result<(), ModelError> {
-        if let Some(call) = part.function_call {
+        let signature = part.thought_signature.or(part.snake_signature);
+        if let Some(call) = part.function_call.or(part.snake_call) {
             self.end_thought(None);
-            return self.call(call, part.thought_signature);
+            return self.call(call, signature);
         }
         let text = part.text.unwrap_or_default();
         self.budget.take(text.len())?;
@@ -161,12 +168,12 @@ impl Reader {
                 self.thinking = true;
                 self.events.push_back(ModelEvent::ThoughtDelta(text));
             }
-            if let Some(signature) = part.thought_signature {
+            if let Some(signature) = signature {
                 self.end_thought(Some(signature));
             }
             return Ok(());
         }
-        match (text.is_empty(), part.thought_signature) {
+        match (text.is_empty(), signature) {
             // A signature without text ends the reply's thoughts; it goes back as the empty part that it was.
             (true, Some(signature)) => self.end_thought(Some(signature)),
             (false, Some(signature)) => {
@@ -185,7 +192,7 @@ impl Reader {
     fn call(&mut self, call: FunctionCall, signature: Option<String>) -> Result<(), ModelError> {
         let key = self.next_call;
         self.next_call += 1;
-        self.calls.start(key, call.id.as_deref(), &call.name, &mut self.events)?;
+        self.calls.start(key, call.id.as_deref(), &call.name.unwrap_or_default(), &mut self.events)?;
         if let Some(arguments) = call.args {
             self.calls.push(key, arguments.get(), &mut self.events)?;
         }
@@ -213,20 +220,12 @@ impl Reader {
 }
 
 impl ReplyDecoder for Reader {
-    fn frame(&mut self, data: &[u8], is_error: bool) -> Step {
-        let data = data.trim_ascii();
-        if data.is_empty() {
-            return Step::More;
-        }
-        if data == b"[DONE]" {
-            return Step::Done;
-        }
-        let text = String::from_utf8_lossy(data);
+    fn document(&mut self, text: &str, is_error: bool) -> Step {
         if is_error {
-            return Step::Failed(text.into_owned());
+            return Step::Failed(text.to_owned());
         }
-        match serde_json::from_str::<Chunk<'_>>(&text) {
-            Ok(chunk) if chunk.error.is_some() => Step::Failed(text.into_owned()),
+        match serde_json::from_str::<Chunk<'_>>(text) {
+            Ok(chunk) if chunk.error.is_some() => Step::Failed(text.to_owned()),
             Ok(chunk) => match self.chunk(chunk) {
                 Ok(()) => Step::More,
                 Err(error) => Step::Broken(error),
@@ -237,18 +236,17 @@ impl ReplyDecoder for Reader {
 
     /// Without `alt=sse` the server answers with a list of chunks.
     fn whole(&mut self, body: &[u8]) -> Step {
-        match serde_json::from_slice::<Vec<Value>>(body) {
-            Ok(chunks) => {
-                for chunk in chunks {
-                    match self.frame(chunk.to_string().as_bytes(), false) {
-                        Step::More => {}
-                        other => return other,
-                    }
-                }
-                Step::Done
+        let text = String::from_utf8_lossy(body);
+        let Ok(chunks) = serde_json::from_str::<Vec<&RawValue>>(&text) else {
+            return self.frame(body, false);
+        };
+        for chunk in chunks {
+            match self.document(chunk.get(), false) {
+                Step::More => {}
+                other => return other,
             }
-            Err(_) => self.frame(body, false),
         }
+        Step::Done
     }
 
     fn end(&mut self) -> Result<(), ModelError> {

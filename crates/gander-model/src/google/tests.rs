@@ -115,3 +115,24 @@ fn odd_ends_are_told_apart() {
     assert_eq!(whole.whole(list.to_string().as_bytes()), Step::Done);
     whole.end().unwrap();
 }
+
+#[test]
+fn arguments_stay_exact_in_a_list_of_chunks_and_in_either_spelling() {
+    let exact = "{\"z\": 12345678901234567890123, \"f\": 1.0}";
+    for key in ["functionCall", "function_call"] {
+        let body = format!(
+            "[{{\"candidates\":[{{\"content\":{{\"parts\":[{{\"{key}\":{{\"name\":\"f\",\"args\":{exact}}},\
+             \"thoughtSignature\":\"s\",\"thought_signature\":\"s\"}}]}},\"finishReason\":\"STOP\"}}]}}]"
+        );
+        let mut reader = Reader::new("fake");
+        assert_eq!(reader.whole(body.as_bytes()), Step::Done);
+        reader.end().unwrap();
+        let call = std::iter::from_fn(|| reader.pop()).find_map(|event| match event {
+            ModelEvent::ToolCallCompleted { arguments_json, provider_state_json, .. } => {
+                Some((arguments_json, provider_state_json.is_some()))
+            }
+            _ => None,
+        });
+        assert_eq!(call, Some((exact.to_owned(), true)), "{key}");
+    }
+}

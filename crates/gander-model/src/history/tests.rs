@@ -29,7 +29,7 @@ fn texts(entries: &[Entry]) -> Vec<String> {
                         Block::Text(text) => text.clone(),
                         Block::Thought { text, .. } => format!("({text})"),
                         Block::Call(call) => {
-                            format!("{}={}{}", call.id, call.name, Value::Object(call.arguments.clone()))
+                            format!("{}={}{}", call.id, call.name, call.arguments)
                         }
                     })
                     .collect();

@@ -27,6 +27,8 @@ pub(crate) const ENGINE: &str = "openai_chat";
 #[derive(Debug)]
 struct OpenCall {
     id: String,
+    /// The provider's own id, which it may have given to more than one call.
+    wire_id: Option<String>,
     minted: bool,
     wire_index: Option<u64>,
     name: String,
@@ -102,7 +104,7 @@ impl Assembler {
         if let Some(usage) = choice.usage {
             self.usage = Some(usage);
         }
-        if let Some(delta) = choice.delta
+        if let Some(delta) = choice.delta.or(choice.message)
             && let Err(error) = self.delta(delta)
         {
             return Step::Broken(error);
@@ -116,8 +118,9 @@ impl Assembler {
     }
 
     fn delta(&mut self, delta: Delta<'_>) -> Result<(), ModelError> {
+        let content = delta.content.unwrap_or_default();
         let thought = [
-            ("reasoning_content", delta.reasoning_content),
+            ("reasoning_content", delta.reasoning_content.or(content.thought)),
             ("reasoning", delta.reasoning),
             ("reasoning_text", delta.reasoning_text),
         ]
@@ -137,7 +140,7 @@ impl Assembler {
                 merge_detail(&mut thinking.details, detail);
             }
         }
-        let said = delta.content.filter(|text| !text.0.is_empty());
+        let said = content.said.filter(|text| !text.0.is_empty());
         let said = said.or(delta.refusal.filter(|text| !text.0.is_empty()));
         if let Some(text) = said {
             self.count(text.0.len())?;
@@ -214,13 +217,19 @@ impl Assembler {
     /// The open call that a fragment belongs to.
     fn find(&self, index: Option<u64>, id: Option<&str>, named: bool, arguments: &str) -> Option<usize> {
         if let Some(id) = id {
-            let same = self.calls.iter().rposition(|call| !call.minted && call.id == id);
+            let named_so = |call: &OpenCall| call.wire_id.as_deref() == Some(id);
+            let here = |call: &OpenCall| index.is_none() || call.wire_index == index;
+            let same = self.calls.iter().rposition(|call| named_so(call) && here(call));
+            if let Some(at) = same.or_else(|| self.calls.iter().rposition(named_so)) {
+                let call = &self.calls[at];
+                // An id that was given to two calls: the second begins elsewhere, when the first is whole.
+                let elsewhere = index.is_some() && call.wire_index.is_some() && call.wire_index != index;
+                let another = elsewhere && named && call.is_whole() && arguments != call.arguments;
+                return (!another).then_some(at);
+            }
             // A call that was opened without an id, and whose id comes late, is known by its index.
-            let late = || {
-                let at = self.calls.iter().rposition(|call| index.is_some() && call.wire_index == index)?;
-                (self.calls[at].minted && !self.calls[at].is_whole() && !named).then_some(at)
-            };
-            return same.or_else(late);
+            let at = self.calls.iter().rposition(|call| index.is_some() && call.wire_index == index)?;
+            return (self.calls[at].minted && !self.calls[at].is_whole() && !named).then_some(at);
         }
         let starts = named || !arguments.is_empty();
         let at = match index {
@@ -239,11 +248,11 @@ impl Assembler {
         if self.calls.len() >= MAX_CALLS {
             return Err(too_large("number of tool calls", MAX_CALLS));
         }
-        let minted = id.is_none();
-        let id = id.map_or_else(minted_id, str::to_owned);
+        let own = id.filter(|id| self.calls.iter().all(|call| call.id != *id));
         self.calls.push(OpenCall {
-            id,
-            minted,
+            id: own.map_or_else(minted_id, str::to_owned),
+            wire_id: id.map(str::to_owned),
+            minted: own.is_none(),
             wire_index,
             name: String::new(),
             arguments: String::new(),
@@ -326,19 +335,11 @@ impl ReplyDecoder for Assembler {
         self.events.pop_front()
     }
 
-    /// Takes one frame.
-    fn frame(&mut self, data: &[u8], is_error: bool) -> Step {
-        let trimmed = data.trim_ascii();
-        if trimmed.is_empty() {
-            return Step::More;
-        }
-        if trimmed == b"[DONE]" {
-            return Step::Done;
-        }
+    fn document(&mut self, text: &str, is_error: bool) -> Step {
         if is_error {
-            return Step::Failed(String::from_utf8_lossy(trimmed).into_owned());
+            return Step::Failed(text.to_owned());
         }
-        match parse(trimmed) {
+        match parse(text) {
             Parsed::Chunk(chunk) => match chunk.error {
                 Some(error) => Step::Failed(format!("{{\"error\":{}}}", error.get())),
                 None => self.chunk(chunk),
@@ -390,15 +391,23 @@ fn usage_event(usage: &WireUsage) -> ModelEvent {
     let completion = usage.completion_tokens_details.clone().unwrap_or_default();
     let total =
         usage.total_tokens.or_else(|| Some(usage.prompt_tokens?.saturating_add(usage.completion_tokens?)));
+    // Most count thinking as output; where the total says that it comes on top (xAI), it is paid as output too.
+    let on_top = completion.reasoning_tokens.filter(|thought| {
+        let told = usage.prompt_tokens.unwrap_or(0).saturating_add(usage.completion_tokens.unwrap_or(0));
+        *thought > 0 && usage.total_tokens == told.checked_add(*thought)
+    });
     ModelEvent::Usage {
         usage: Usage {
             input_tokens: usage.prompt_tokens,
-            output_tokens: usage.completion_tokens,
+            output_tokens: usage.completion_tokens.map(|output| output.saturating_add(on_top.unwrap_or(0))),
             cache_read_tokens: prompt
                 .cached_tokens
                 .or(usage.cache_read_input_tokens)
                 .or(usage.prompt_cache_hit_tokens),
-            cache_write_tokens: prompt.cache_write_tokens.or(usage.cache_creation_input_tokens),
+            cache_write_tokens: prompt
+                .cache_write_tokens
+                .or(prompt.cache_creation_tokens)
+                .or(usage.cache_creation_input_tokens),
             reasoning_tokens: completion.reasoning_tokens,
             total_tokens: total,
         },

@@ -1,41 +1,18 @@
 //! One frame of an OpenAI chat stream, typed and borrowed from the bytes.
 //!
-//! Ordinary frames are parsed once without a JSON tree. Frames of another shape (content as a list of parts, arguments
-//! as an object, ids as numbers) take the slow way through a tree; both ways give the same type.
+//! Frames are parsed once without a JSON tree, in the shapes that servers are known to write: content as a list of parts,
+//! arguments as an object, ids and counts of another type. What is odder still takes the slow way through a tree, where
+//! only what is understood is kept; both ways give the same type.
 
 use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, Visitor},
+    de::{Error, SeqAccess, Visitor},
 };
 use serde_json::{Value, value::RawValue};
 
-/// Text, borrowed from the frame when it holds no escapes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Text<'a>(pub(crate) Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextVisitor;
-        impl<'de> Visitor<'de> for TextVisitor {
-            type Value = Text<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-            fn visit_str<E: Error>(self, text: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
-            fn visit_string<E: Error>(self, text: String) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text)))
-            }
-        }
-        deserializer.deserialize_str(TextVisitor)
-    }
-}
+use crate::wire::{Text, arguments, count, tolerant};
 
 /// A chunk of a stream, or a whole completion.
 #[derive(Debug, Deserialize)]
@@ -44,7 +21,7 @@ pub(crate) struct Chunk<'a> {
     pub(crate) model: Option<Text<'a>>,
     #[serde(borrow, default)]
     pub(crate) choices: Option<Vec<Choice<'a>>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "tolerant")]
     pub(crate) usage: Option<WireUsage>,
     #[serde(borrow, default)]
     pub(crate) error: Option<&'a RawValue>,
@@ -52,20 +29,23 @@ pub(crate) struct Chunk<'a> {
 
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Choice<'a> {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub(crate) index: Option<u64>,
-    #[serde(borrow, default, alias = "message")]
+    #[serde(borrow, default)]
     pub(crate) delta: Option<Delta<'a>>,
+    /// In the place of `delta` when the reply is not streamed; some servers send both.
+    #[serde(borrow, default)]
+    pub(crate) message: Option<Delta<'a>>,
     #[serde(borrow, default)]
     pub(crate) finish_reason: Option<Text<'a>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "tolerant")]
     pub(crate) usage: Option<WireUsage>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Delta<'a> {
     #[serde(borrow, default)]
-    pub(crate) content: Option<Text<'a>>,
+    pub(crate) content: Option<Content<'a>>,
     #[serde(borrow, default)]
     pub(crate) refusal: Option<Text<'a>>,
     #[serde(borrow, default)]
@@ -82,7 +62,7 @@ pub(crate) struct Delta<'a> {
 
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct CallPart<'a> {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub(crate) index: Option<u64>,
     #[serde(borrow, default)]
     pub(crate) id: Option<Text<'a>>,
@@ -97,30 +77,63 @@ pub(crate) struct CallPart<'a> {
 pub(crate) struct FunctionPart<'a> {
     #[serde(borrow, default)]
     pub(crate) name: Option<Text<'a>>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "arguments")]
     pub(crate) arguments: Option<Text<'a>>,
+}
+
+/// Content: a text, or a list of parts of which some are thoughts (Mistral).
+#[derive(Debug, Default)]
+pub(crate) struct Content<'a> {
+    pub(crate) said: Option<Text<'a>>,
+    pub(crate) thought: Option<Text<'a>>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ContentVisitor;
+        impl<'de> Visitor<'de> for ContentVisitor {
+            type Value = Content<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of parts")
+            }
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Content<'de>, E> {
+                Ok(Content { said: Some(Text(Cow::Borrowed(text))), thought: None })
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Content<'de>, E> {
+                Ok(Content { said: Some(Text(Cow::Owned(text.to_owned()))), thought: None })
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Content<'de>, A::Error> {
+                let mut parts = Vec::new();
+                while let Some(part) = list.next_element::<Value>()? {
+                    parts.push(part);
+                }
+                Ok(content_parts(Some(&Value::Array(parts))))
+            }
+        }
+        deserializer.deserialize_any(ContentVisitor)
+    }
 }
 
 /// Token counts as vendors spell them.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(crate) struct WireUsage {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub(crate) prompt_tokens: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub(crate) completion_tokens: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub(crate) total_tokens: Option<u64>,
     #[serde(default)]
     pub(crate) prompt_tokens_details: Option<PromptDetails>,
     #[serde(default)]
     pub(crate) completion_tokens_details: Option<CompletionDetails>,
     /// DeepSeek.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub(crate) prompt_cache_hit_tokens: Option<u64>,
     /// Gateways in front of Anthropic.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub(crate) cache_read_input_tokens: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub(crate) cache_creation_input_tokens: Option<u64>,
     /// USD, OpenRouter.
     #[serde(default)]
@@ -129,15 +142,18 @@ pub(crate) struct WireUsage {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(crate) struct PromptDetails {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub(crate) cached_tokens: Option<u64>,
-    #[serde(default, alias = "cache_creation_tokens")]
+    #[serde(default, deserialize_with = "count")]
     pub(crate) cache_write_tokens: Option<u64>,
+    /// The same, as LiteLLM calls it; it sends both.
+    #[serde(default, deserialize_with = "count")]
+    pub(crate) cache_creation_tokens: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(crate) struct CompletionDetails {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub(crate) reasoning_tokens: Option<u64>,
 }
 
@@ -152,11 +168,11 @@ pub(crate) enum Parsed<'a> {
 }
 
 /// Parses a frame's data.
-pub(crate) fn parse(data: &[u8]) -> Parsed<'_> {
-    if let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(data) {
+pub(crate) fn parse(data: &str) -> Parsed<'_> {
+    if let Ok(chunk) = serde_json::from_str::<Chunk<'_>>(data) {
         return Parsed::Chunk(chunk);
     }
-    match serde_json::from_slice::<Value>(data) {
+    match serde_json::from_str::<Value>(data) {
         Ok(value) if value.is_object() => {
             let error = value.get("error").filter(|error| !error.is_null()).map(Value::to_string);
             Parsed::Loose(loose_chunk(&value), error)
@@ -180,18 +196,19 @@ fn loose_choice(value: &Value) -> Choice<'static> {
     Choice {
         index: number(value.get("index")),
         delta: delta.filter(|delta| delta.is_object()).map(loose_delta),
+        message: None,
         finish_reason: text(value.get("finish_reason")),
         usage: usage(value.get("usage")),
     }
 }
 
 fn loose_delta(value: &Value) -> Delta<'static> {
-    let (content, thinking) = content_parts(value.get("content"));
+    let content = content_parts(value.get("content"));
     let calls = value.get("tool_calls").and_then(Value::as_array);
     Delta {
-        content,
+        content: Some(content),
         refusal: text(value.get("refusal")),
-        reasoning_content: text(value.get("reasoning_content")).or(thinking),
+        reasoning_content: text(value.get("reasoning_content")),
         reasoning: text(value.get("reasoning")),
         reasoning_text: text(value.get("reasoning_text")),
         reasoning_details: value.get("reasoning_details").and_then(Value::as_array).cloned(),
@@ -199,10 +216,10 @@ fn loose_delta(value: &Value) -> Delta<'static> {
     }
 }
 
-/// Content as text and thinking; Mistral sends lists of parts.
-fn content_parts(value: Option<&Value>) -> (Option<Text<'static>>, Option<Text<'static>>) {
+/// Content as text and thinking.
+fn content_parts(value: Option<&Value>) -> Content<'static> {
     let Some(Value::Array(parts)) = value else {
-        return (text(value), None);
+        return Content { said: text(value), thought: None };
     };
     let (mut said, mut thought) = (String::new(), String::new());
     for part in parts {
@@ -221,7 +238,7 @@ fn content_parts(value: Option<&Value>) -> (Option<Text<'static>>, Option<Text<'
         }
     }
     let some = |text: String| (!text.is_empty()).then_some(Text(Cow::Owned(text)));
-    (some(said), some(thought))
+    Content { said: some(said), thought: some(thought) }
 }
 
 fn loose_call(value: &Value) -> CallPart<'static> {

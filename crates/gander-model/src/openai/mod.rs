@@ -7,7 +7,6 @@ mod assemble;
 mod chunk;
 
 pub(crate) use assemble::{Assembler, ENGINE, cost};
-pub(crate) use chunk::Text;
 
 #[cfg(test)]
 mod tests;

@@ -296,18 +296,19 @@ fn decode(parts: &[&[u8]]) -> Vec<ModelEvent> {
     events
 }
 
+fn bytes_of(scenario: &str) -> Vec<u8> {
+    let reply = scenarios::reply(scenario, "").unwrap();
+    let piece = |piece: &Piece| match piece {
+        Piece::Bytes(bytes) => bytes.clone(),
+        other => panic!("{other:?}"),
+    };
+    reply.body.iter().flat_map(piece).collect()
+}
+
 #[test]
 fn a_stream_split_at_every_byte_gives_the_same_events() {
     for scenario in COMPLETE {
-        let reply = scenarios::reply(scenario, "").unwrap();
-        let body: Vec<u8> = reply
-            .body
-            .iter()
-            .flat_map(|piece| match piece {
-                Piece::Bytes(bytes) => bytes.clone(),
-                other => panic!("{other:?}"),
-            })
-            .collect();
+        let body = bytes_of(scenario);
         let whole = decode(&[&body]);
         assert!(whole.len() > 2);
         for at in 0..=body.len() {
@@ -315,6 +316,197 @@ fn a_stream_split_at_every_byte_gives_the_same_events() {
         }
         let bytes: Vec<&[u8]> = body.chunks(1).collect();
         assert_eq!(decode(&bytes), whole, "{scenario} byte by byte");
+    }
+}
+
+#[test]
+fn a_stream_cut_at_any_byte_is_never_taken_for_complete() {
+    let body = bytes_of("plain");
+    let finish = memchr::memmem::find(&body, b"\"finish_reason\":\"tool_calls\"").unwrap();
+    for at in 0..body.len() {
+        let (mut sse, mut assembler) = (SseDecoder::default(), Assembler::new("fake"));
+        sse.feed(&body[..at]).unwrap();
+        while let Some(frame) = sse.next_frame() {
+            assembler.frame(frame.data, frame.is_error);
+        }
+        let ended = assembler.end();
+        assert!(at > finish || ended.is_err(), "complete at {at}, before the reason to stop");
+        if let Err(error) = ended {
+            assert_eq!(error.class, ModelErrorClass::Truncated, "at {at}");
+            let events: Vec<ModelEvent> = std::iter::from_fn(|| assembler.pop()).collect();
+            let completed = |event: &ModelEvent| {
+                matches!(event, ModelEvent::ToolCallCompleted { .. } | ModelEvent::Finished { .. })
+            };
+            assert!(!events.iter().any(completed), "at {at}");
+        }
+    }
+}
+
+/// What frames of these data lead to.
+fn read(frames: &[&[u8]]) -> Vec<ModelEvent> {
+    let mut assembler = Assembler::new("fake");
+    for frame in frames {
+        assert_eq!(assembler.frame(frame, false), Step::More, "{}", String::from_utf8_lossy(frame));
+    }
+    assembler.end().unwrap();
+    std::iter::from_fn(|| assembler.pop()).collect()
+}
+
+fn usage_of(events: &[ModelEvent]) -> gander_domain::Usage {
+    let usage = events.iter().find_map(|event| match event {
+        ModelEvent::Usage { usage, .. } => Some(*usage),
+        _ => None,
+    });
+    usage.expect("a usage")
+}
+
+#[test]
+fn usage_is_read_however_it_is_spelled() {
+    let stop: &[u8] = b"{\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}";
+    for usage in [
+        // LiteLLM in front of Anthropic: every name of the cache at once.
+        "{\"completion_tokens\":20,\"prompt_tokens\":100,\"total_tokens\":120,\"completion_tokens_details\":\
+         {\"reasoning_tokens\":5,\"text_tokens\":15},\"prompt_tokens_details\":{\"cache_write_tokens\":6,\
+         \"cached_tokens\":64,\"text_tokens\":30,\"cache_creation_tokens\":6},\"cache_creation_input_tokens\":6,\
+         \"cache_read_input_tokens\":64}",
+        // Numbers of another type, and one that is nothing.
+        "{\"completion_tokens\":\"20\",\"prompt_tokens\":100.0,\"total_tokens\":null,\
+         \"prompt_tokens_details\":{\"cached_tokens\":64,\"cache_write_tokens\":6},\
+         \"completion_tokens_details\":{\"reasoning_tokens\":5},\"cache_read_input_tokens\":[]}",
+    ] {
+        let chunk = format!("{{\"choices\":[{{\"delta\":{{}}}}],\"usage\":{usage}}}");
+        let usage = usage_of(&read(&[stop, chunk.as_bytes()]));
+        let wanted = gander_domain::Usage {
+            input_tokens: Some(100),
+            output_tokens: Some(20),
+            cache_read_tokens: Some(64),
+            cache_write_tokens: Some(6),
+            reasoning_tokens: Some(5),
+            total_tokens: Some(120),
+        };
+        assert_eq!(usage, wanted, "{chunk}");
+    }
+    // Thinking on top of the output, as the total tells, and thinking within it.
+    for (total, output) in [(130, 30), (120, 20)] {
+        let chunk = format!(
+            "{{\"choices\":[],\"usage\":{{\"prompt_tokens\":100,\"completion_tokens\":20,\"total_tokens\":{total},\
+             \"completion_tokens_details\":{{\"reasoning_tokens\":10}}}}}}"
+        );
+        let usage = usage_of(&read(&[stop, chunk.as_bytes()]));
+        assert_eq!((usage.output_tokens, usage.reasoning_tokens), (Some(output), Some(10)), "{chunk}");
+    }
+    // A usage of an unknown shape costs the usage, not the reply.
+    let events = read(&[
+        b"{\"choices\":[{\"delta\":{\"content\":\"Hi\"},\"finish_reason\":\"stop\"}],\"usage\":\"much\"}",
+    ]);
+    assert_eq!(events[0], ModelEvent::TextDelta("Hi".to_owned()));
+    assert!(!events.iter().any(|event| matches!(event, ModelEvent::Usage { .. })));
+}
+
+#[test]
+fn fields_that_are_null_twice_or_no_utf8_lose_nothing() {
+    let events = read(&[
+        b"{\"model\":null,\"error\":null,\"usage\":null,\"choices\":null}",
+        b"{\"choices\":[{\"index\":null,\"delta\":{\"content\":null,\"tool_calls\":null,\"reasoning\":null},\
+          \"message\":null,\"finish_reason\":null,\"usage\":null}],\"error\":null}",
+        b"{\"choices\":[{\"delta\":{\"content\":\"One \"},\"message\":{\"content\":\"One \"}}]}",
+        b"{\"choices\":[{\"delta\":null,\"message\":{\"content\":\"two\"}}]}",
+        b"{\"choices\":[{\"delta\":{\"content\":\" a\xFFb\"},\"finish_reason\":\"stop\"}]}",
+    ]);
+    let text: String = events
+        .iter()
+        .filter_map(|event| match event {
+            ModelEvent::TextDelta(text) => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(text, "One two a\u{FFFD}b");
+}
+
+/// Names, arguments and ids of the calls that frames of these tool-call deltas lead to.
+fn calls_of(deltas: &[Value]) -> Vec<(String, String, String)> {
+    let stop = json!({ "choices": [{ "delta": {}, "finish_reason": "tool_calls" }] }).to_string();
+    let mut frames: Vec<String> = deltas
+        .iter()
+        .map(|calls| json!({ "choices": [{ "delta": { "tool_calls": calls } }] }).to_string())
+        .collect();
+    frames.push(stop);
+    let frames: Vec<&[u8]> = frames.iter().map(String::as_bytes).collect();
+    read(&frames)
+        .into_iter()
+        .filter_map(|event| match event {
+            ModelEvent::ToolCallCompleted { call_id, name, arguments_json, .. } => {
+                Some((name, arguments_json, call_id))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn an_id_that_two_calls_share_glues_nothing_together() {
+    let call = |index: u64, name: Option<&str>, arguments: &str| {
+        json!([{ "index": index, "id": "functions.weather",
+        "function": { "name": name, "arguments": arguments } }])
+    };
+    let cities = |calls: &[(String, String, String)]| -> Vec<String> {
+        calls.iter().map(|(_, arguments, _)| arguments.clone()).collect()
+    };
+    let (rome, paris) = ("{\"city\":\"Rome\"}", "{\"city\":\"Paris\"}");
+    // Whole at once, in pieces that repeat the id, and in pieces that do not.
+    let whole = calls_of(&[call(0, Some("weather"), rome), call(1, Some("weather"), paris)]);
+    let pieces = calls_of(&[
+        call(0, Some("weather"), ""),
+        call(0, None, rome),
+        call(1, Some("weather"), ""),
+        call(1, None, "{\"city\":"),
+        call(1, None, "\"Paris\"}"),
+    ]);
+    let bare =
+        |index: u64, arguments: &str| json!([{ "index": index, "function": { "arguments": arguments } }]);
+    let mixed = calls_of(&[
+        call(0, Some("weather"), ""),
+        bare(0, rome),
+        call(1, Some("weather"), ""),
+        bare(1, paris),
+    ]);
+    for calls in [whole, pieces, mixed] {
+        assert_eq!(cities(&calls), [rome, paris], "{calls:?}");
+        assert_eq!(calls[0].2, "functions.weather");
+        assert_ne!(calls[1].2, calls[0].2, "results must find their call");
+    }
+    // One call that is announced again elsewhere is still one.
+    let again = calls_of(&[call(0, Some("weather"), rome), call(1, Some("weather"), rome)]);
+    assert_eq!(cities(&again), [rome]);
+}
+
+#[test]
+fn arguments_that_are_no_text_stay_exact() {
+    for arguments in [
+        "{\"z\": 12345678901234567890123, \"a\": 0.1000000000000000055511151231257827, \"f\": 1.0}",
+        "{\"a\":1e400}",
+    ] {
+        for frame in [
+            format!(
+                "{{\"choices\":[{{\"delta\":{{\"content\":[{{\"type\":\"text\",\"text\":\"Hi\"}}],\"tool_calls\":\
+                 [{{\"index\":\"0\",\"id\":7,\"function\":{{\"name\":\"f\",\"arguments\":{arguments}}}}}]}},\
+                 \"finish_reason\":\"tool_calls\"}}]}}"
+            ),
+            format!(
+                "{{\"choices\":[{{\"message\":{{\"content\":null,\"tool_calls\":[{{\"id\":\"7\",\"function\":\
+                 {{\"name\":\"f\",\"arguments\":{}}}}}]}},\"finish_reason\":\"tool_calls\"}}]}}",
+                serde_json::to_string(arguments).unwrap()
+            ),
+        ] {
+            let events = read(&[frame.as_bytes()]);
+            let call = events.iter().find_map(|event| match event {
+                ModelEvent::ToolCallCompleted { call_id, arguments_json, .. } => {
+                    Some((call_id.as_str(), arguments_json.as_str()))
+                }
+                _ => None,
+            });
+            assert_eq!(call, Some(("7", arguments)), "{frame}");
+        }
     }
 }
 
@@ -349,7 +541,7 @@ async fn an_address_where_nobody_listens_is_a_network_error() {
     let said = run(&provider, "text").await;
     let Some(Err(error)) = said.last() else { panic!("{said:?}") };
     assert_eq!(error.class, ModelErrorClass::Network);
-    assert!(error.message.contains("cannot connect to 127.0.0.1"), "{}", error.message);
+    assert!(error.message.contains("cannot connect to 127.0.0.1:1:"), "{}", error.message);
 }
 
 #[tokio::test]

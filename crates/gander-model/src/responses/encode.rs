@@ -101,7 +101,7 @@ fn said(block: Block) -> Option<Value> {
             "content": [{ "type": "output_text", "text": text }] })),
         Block::Thought { state, .. } => state.get("item").cloned(),
         Block::Call(call) => Some(json!({ "type": "function_call", "call_id": call.id, "name": call.name,
-            "arguments": Value::Object(call.arguments).to_string() })),
+            "arguments": call.arguments })),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Nothing is stored at the server: reasoning travels encrypted in our history and goes back as it came, in its place.
 
 mod encode;
+mod items;
 mod read;
 
 /// Name of this engine in stored states.

@@ -6,32 +6,32 @@ use gander_domain::Usage;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::ENGINE;
+use super::{
+    ENGINE,
+    items::{Items, Kind, Name, Place},
+};
 use crate::{
     ModelError, ModelEvent, ModelStop,
     encode::state,
-    openai::Text,
-    wire::{Calls, ReplyDecoder, Step, TextBudget, garbage, truncated},
+    wire::{Calls, ReplyDecoder, Step, Text, TextBudget, arguments, count, garbage, truncated},
 };
 
-/// Items without a number get keys above all numbers that servers use.
-const UNNUMBERED: u64 = 1 << 32;
-/// Items of one response that are remembered by their id.
-const MAX_ITEMS: usize = 4096;
+/// Messages of one response that are remembered.
+const MAX_MESSAGES: usize = 4096;
 
 #[derive(Debug, Deserialize)]
 struct Event<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Text<'a>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     output_index: Option<u64>,
     #[serde(borrow, default)]
     item_id: Option<Text<'a>>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "arguments")]
     delta: Option<Text<'a>>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "arguments")]
     arguments: Option<Text<'a>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     summary_index: Option<u64>,
     #[serde(default)]
     item: Option<Value>,
@@ -55,8 +55,7 @@ pub(crate) struct Reader {
     provider_id: String,
     events: VecDeque<ModelEvent>,
     calls: Calls,
-    /// Ids of items without a number.
-    ids: Vec<String>,
+    items: Items,
     /// Messages of which text came already.
     told: Vec<u64>,
     thinking: bool,
@@ -74,7 +73,7 @@ impl Reader {
             provider_id: provider_id.to_owned(),
             events: VecDeque::new(),
             calls: Calls::default(),
-            ids: Vec::new(),
+            items: Items::default(),
             told: Vec::new(),
             thinking: false,
             any_item: false,
@@ -86,26 +85,13 @@ impl Reader {
         }
     }
 
-    /// What an item is known by: its number, else its id.
-    fn key(&mut self, number: Option<u64>, id: Option<&str>) -> u64 {
-        if let Some(number) = number {
-            return number;
-        }
-        let id = id.unwrap_or_default();
-        let at = self.ids.iter().position(|known| known == id).unwrap_or_else(|| {
-            if self.ids.len() < MAX_ITEMS {
-                self.ids.push(id.to_owned());
-            }
-            self.ids.len().saturating_sub(1)
-        });
-        UNNUMBERED + at as u64
-    }
-
     fn event(&mut self, event: Event<'_>) -> Result<Step, ModelError> {
-        let item_id = event.item.as_ref().and_then(|item| item.get("id")).and_then(Value::as_str);
-        let id = event.item_id.as_ref().map(|id| id.0.as_ref()).or(item_id).map(str::to_owned);
-        let key = self.key(event.output_index, id.as_deref());
         let delta = event.delta.map(|text| text.0).unwrap_or_default();
+        let named = |kind| Name {
+            kind,
+            number: event.output_index,
+            id: event.item_id.as_ref().map(|id| id.0.as_ref()),
+        };
         match event.kind.0.as_ref() {
             "response.created" | "response.in_progress" => {
                 if let Some(response) = &event.response {
@@ -114,17 +100,23 @@ impl Reader {
             }
             "response.output_item.added" => {
                 if let Some(item) = &event.item {
+                    let key = self.items.key(whole(item, event.output_index), Place::Begin);
                     self.begun(key, item)?;
                 }
             }
             "response.output_item.done" => {
                 if let Some(item) = &event.item {
+                    let key = self.items.key(whole(item, event.output_index), Place::End);
                     self.item(key, item)?;
                 }
             }
-            "response.output_text.delta" => self.text(key, &delta)?,
+            "response.output_text.delta" => {
+                let key = self.items.key(named(Kind::Message), Place::Within);
+                self.text(key, &delta)?;
+            }
             "response.refusal.delta" => {
                 self.refused = true;
+                let key = self.items.key(named(Kind::Message), Place::Within);
                 self.text(key, &delta)?;
             }
             "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" => {
@@ -134,12 +126,14 @@ impl Reader {
                 self.thought("\n\n")?;
             }
             "response.function_call_arguments.delta" => {
+                let key = self.items.key(named(Kind::Call), Place::Within);
                 let known = self.calls.push(key, &delta, &mut self.events)?;
                 // Arguments of a call that never began: there is a hole in the stream.
                 return if known || delta.trim().is_empty() { Ok(Step::More) } else { Err(garbage()) };
             }
             "response.function_call_arguments.done" => {
-                if let Some(arguments) = event.arguments {
+                if let Some(arguments) = &event.arguments {
+                    let key = self.items.key(named(Kind::Call), Place::Within);
                     self.calls.set(key, &arguments.0, &mut self.events)?;
                 }
             }
@@ -165,7 +159,7 @@ impl Reader {
         }
         self.budget.take(text.len())?;
         self.end_thought(None);
-        if !self.told.contains(&key) && self.told.len() < MAX_ITEMS {
+        if !self.told.contains(&key) && self.told.len() < MAX_MESSAGES {
             self.told.push(key);
         }
         self.any_item = true;
@@ -194,7 +188,7 @@ impl Reader {
     }
 
     fn begun(&mut self, key: u64, item: &Value) -> Result<(), ModelError> {
-        if text_of(item, "type") != "function_call" {
+        if text_of(item, "type") != "function_call" || self.calls.has(key) {
             return Ok(());
         }
         self.any_item = true;
@@ -213,8 +207,15 @@ impl Reader {
                     self.end_thought(None);
                     self.calls.start(key, Some(call_id(item)), text_of(item, "name"), &mut self.events)?;
                 }
-                if let Some(arguments) = item.get("arguments").and_then(Value::as_str) {
-                    self.calls.set(key, arguments, &mut self.events)?;
+                match item.get("arguments") {
+                    Some(Value::String(text)) => {
+                        self.calls.set(key, text, &mut self.events)?;
+                    }
+                    // Not as a text, which some servers forget.
+                    Some(object @ Value::Object(_)) => {
+                        self.calls.set(key, &object.to_string(), &mut self.events)?;
+                    }
+                    _ => {}
                 }
             }
             "reasoning" => {
@@ -259,7 +260,8 @@ impl Reader {
         if !self.any_item {
             let output = response.get("output").and_then(Value::as_array).cloned().unwrap_or_default();
             for (number, item) in output.iter().enumerate() {
-                self.item(number as u64, item)?;
+                let key = self.items.key(whole(item, Some(number as u64)), Place::End);
+                self.item(key, item)?;
             }
         }
         self.usage = response.get("usage").filter(|usage| usage.is_object()).map(usage);
@@ -268,24 +270,15 @@ impl Reader {
 }
 
 impl ReplyDecoder for Reader {
-    fn frame(&mut self, data: &[u8], is_error: bool) -> Step {
-        let data = data.trim_ascii();
-        if data.is_empty() {
-            return Step::More;
-        }
-        if data == b"[DONE]" {
-            return Step::Done;
-        }
-        let text = String::from_utf8_lossy(data);
-        let event = match serde_json::from_str::<Event<'_>>(&text) {
+    fn document(&mut self, text: &str, is_error: bool) -> Step {
+        let event = match serde_json::from_str::<Event<'_>>(text) {
             Ok(event) => event,
-            Err(_) if is_error => return Step::Failed(text.into_owned()),
+            Err(_) if is_error => return Step::Failed(text.to_owned()),
             Err(_) => return Step::Broken(garbage()),
         };
         let kind = event.kind.0.as_ref();
-        let is_error = is_error || kind == "error" || (kind.is_empty() && event.error.is_some());
-        if is_error {
-            return Step::Failed(text.into_owned());
+        if is_error || kind == "error" || (kind.is_empty() && event.error.is_some()) {
+            return Step::Failed(text.to_owned());
         }
         self.event(event).unwrap_or_else(Step::Broken)
     }
@@ -326,6 +319,11 @@ impl ReplyDecoder for Reader {
 
 fn text_of<'v>(value: &'v Value, key: &str) -> &'v str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// How a whole item names itself.
+fn whole(item: &Value, number: Option<u64>) -> Name<'_> {
+    Name { kind: Kind::of(text_of(item, "type")), number, id: item.get("id").and_then(Value::as_str) }
 }
 
 /// The id that the answer must name; `id` is the item's own.

@@ -8,13 +8,18 @@ use rig_core::{
         UserContent,
     },
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::history::{Answer, Block, Call, Content, Entry};
 
 /// Converts the entries; `provider` and `model` mark every turn as made by the addressee, since states that it would not
-/// know were left out before.
-pub(super) fn convert(entries: Vec<Entry>, provider: &str, model: &str) -> Vec<Message> {
+/// know were left out before. `arguments` gives the tree for the arguments of a call.
+pub(super) fn convert(
+    entries: Vec<Entry>,
+    provider: &str,
+    model: &str,
+    arguments: &mut Arguments<'_>,
+) -> Vec<Message> {
     let origin = Origin::new(Api::from_static("openai.chat"), provider, model);
     entries
         .into_iter()
@@ -24,7 +29,8 @@ pub(super) fn convert(entries: Vec<Entry>, provider: &str, model: &str) -> Vec<M
                 (!content.is_empty()).then_some(Message::User { content })
             }
             Entry::Assistant(blocks) => {
-                let content: Vec<AssistantContent> = blocks.into_iter().filter_map(block).collect();
+                let said = blocks.into_iter().filter_map(|said| block(said, arguments));
+                let content: Vec<AssistantContent> = said.collect();
                 let message = AssistantMessage::new(content).with_origin(origin.clone());
                 (!message.content.is_empty()).then_some(Message::Assistant(message))
             }
@@ -50,20 +56,22 @@ fn user_content(content: Content) -> UserContent {
     }
 }
 
-fn block(block: Block) -> Option<AssistantContent> {
+type Arguments<'a> = dyn FnMut(String) -> Map<String, Value> + 'a;
+
+fn block(block: Block, arguments: &mut Arguments<'_>) -> Option<AssistantContent> {
     match block {
         Block::Text(text) => Some(AssistantContent::text(text)),
         Block::Thought { text, state } => {
             let item = state.get("item")?.clone();
             Some(AssistantContent::Reasoning(Reasoning::new(text)).with_native(item))
         }
-        Block::Call(call) => tool_call(call),
+        Block::Call(call) => tool_call(call, arguments),
     }
 }
 
-fn tool_call(call: Call) -> Option<AssistantContent> {
+fn tool_call(call: Call, arguments: &mut Arguments<'_>) -> Option<AssistantContent> {
     let name = ToolName::new(call.name).ok()?;
-    let function = ToolFunction::new(name, Value::Object(call.arguments));
+    let function = ToolFunction::new(name, Value::Object(arguments(call.arguments)));
     let content = AssistantContent::ToolCall(ToolCall::new(CallId::from_wire(call.id), function));
     match call.state.and_then(|state| state.get("item").cloned()) {
         Some(item) => Some(content.with_native(item)),

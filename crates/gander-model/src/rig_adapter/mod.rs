@@ -4,6 +4,7 @@
 //! Nothing of rig leaks out, and nothing of rig is stored: what a provider needs back travels in our own state objects.
 //! rig's process-wide HTTP client is never used; one configured client is handed in.
 
+mod exact;
 mod messages;
 mod stream;
 
@@ -19,6 +20,7 @@ use rig_core::{
 };
 use serde_json::{Map, Value};
 
+use exact::Exact;
 pub(crate) use stream::stream;
 
 use crate::{ModelError, ModelErrorClass, ModelRequest, history, openai::ENGINE};
@@ -79,8 +81,22 @@ impl Profile {
 /// # Errors
 /// [`ModelErrorClass::InvalidRequest`] when the request cannot be told in this dialect.
 pub(crate) fn encode(profile: &Profile, request: &ModelRequest) -> Result<Vec<u8>, ModelError> {
+    let mut exact = Exact::new();
+    let body = encode_with(profile, request, &mut |text| exact.take(text))?;
+    match exact.restore(body) {
+        Some(body) => Ok(body),
+        None => encode_with(profile, request, &mut |text| exact::parse(&text)),
+    }
+}
+
+/// `arguments` gives the tree for the arguments of a call.
+fn encode_with(
+    profile: &Profile,
+    request: &ModelRequest,
+    arguments: &mut dyn FnMut(String) -> Map<String, Value>,
+) -> Result<Vec<u8>, ModelError> {
     let chat = profile.chat(&request.model_id);
-    let request = completion_request(profile, request)?;
+    let request = completion_request(profile, request, arguments)?;
     let prepared = Completion::prepare(request, &chat.describe()).map_err(|error| invalid(&error))?;
     let encoded = chat
         .encode(prepared, profile.mode())
@@ -97,10 +113,14 @@ fn invalid(error: &rig_core::error::ProviderError) -> ModelError {
     ModelError::new(ModelErrorClass::InvalidRequest, format!("the request cannot be encoded: {error}"))
 }
 
-fn completion_request(profile: &Profile, request: &ModelRequest) -> Result<CompletionRequest, ModelError> {
+fn completion_request(
+    profile: &Profile,
+    request: &ModelRequest,
+    arguments: &mut dyn FnMut(String) -> Map<String, Value>,
+) -> Result<CompletionRequest, ModelError> {
     let model = request.model_id.as_str();
     let entries = history::convert(&request.items, |state, made_by| profile.replays(state, made_by, model));
-    let mut history = messages::convert(entries, profile.dialect().name, model);
+    let mut history = messages::convert(entries, profile.dialect().name, model, arguments);
     if !request.system.is_empty() {
         history.insert(0, rig_core::completion::Message::system(request.system.clone()));
     }

@@ -34,12 +34,13 @@ pub(crate) fn stream(
     request: &ModelRequest,
     redactor: &Redactor,
 ) -> ModelStream {
-    let opened = super::completion_request(profile, request).and_then(|completion| {
-        let http = DynHttpClient::new(ReqwestClient::from(client.clone()));
-        Model::new(profile.chat(&request.model_id), http)
-            .stream(completion)
-            .map_err(|error| convert_error(&error, redactor))
-    });
+    let opened = super::completion_request(profile, request, &mut |text| super::exact::parse(&text))
+        .and_then(|completion| {
+            let http = DynHttpClient::new(ReqwestClient::from(client.clone()));
+            Model::new(profile.chat(&request.model_id), http)
+                .stream(completion)
+                .map_err(|error| convert_error(&error, redactor))
+        });
     let reading = Reading {
         stream: None,
         kept: Vec::new(),

@@ -67,12 +67,8 @@ fn messages(request: &ModelRequest) -> Vec<Value> {
                         history::Block::Text(text) => json!(["text", text]),
                         history::Block::Thought { text, .. } => json!(["thought", text]),
                         history::Block::Call(call) => {
-                            json!([
-                                "call",
-                                number(&call.id),
-                                call.name,
-                                Value::Object(call.arguments.clone())
-                            ])
+                            let arguments: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
+                            json!(["call", number(&call.id), call.name, arguments])
                         }
                     })
                     .collect();

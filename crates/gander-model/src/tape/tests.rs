@@ -128,3 +128,43 @@ async fn a_record_goes_on_behind_what_is_there_and_is_private() {
     let wrong = Tape::replay(directory.path()).unwrap_err();
     assert!(wrong.contains("call-00002.json"), "{wrong}");
 }
+
+#[tokio::test]
+async fn what_the_provider_was_not_asked_is_not_recorded() {
+    /// Holds two calls back, then answers.
+    struct Busy(ProviderInfo, std::sync::atomic::AtomicUsize);
+    impl ModelProvider for Busy {
+        fn info(&self) -> &ProviderInfo {
+            &self.0
+        }
+        fn stream(&self, _request: ModelRequest) -> ModelStream {
+            let mut reply = everything();
+            if self.1.fetch_add(1, Ordering::SeqCst) < 2 {
+                let mut held = ModelError::new(ModelErrorClass::RateLimited, "wait a moment");
+                held.held_back = true;
+                held.retry_after = Some(std::time::Duration::from_secs(9));
+                reply = vec![Err(held)];
+            }
+            futures::stream::iter(reply).boxed()
+        }
+        fn list_models(&self) -> BoxFuture<'_, Result<Vec<ModelInfo>, ModelError>> {
+            async { Ok(Vec::new()) }.boxed()
+        }
+        fn check(&self) -> BoxFuture<'_, CheckResult> {
+            async { Ok(()) }.boxed()
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let tape = Arc::new(Tape::record(directory.path()).unwrap());
+    let recorder = Tape::recorder(&tape, Arc::new(Busy(info(), std::sync::atomic::AtomicUsize::new(0))));
+    for _ in 0..2 {
+        let said = ask(&*recorder, request("m", vec![user("hi")])).await;
+        assert!(matches!(said.as_slice(), [Err(error)] if error.held_back), "{said:?}");
+        assert_eq!(files(directory.path()).unwrap().len(), 0);
+    }
+    assert_eq!(ask(&*recorder, request("m", vec![user("hi")])).await, everything());
+    assert_eq!(files(directory.path()).unwrap().len(), 1);
+    // The replay waits for nothing and begins with the answer.
+    let player = Tape::player(&Arc::new(Tape::replay(directory.path()).unwrap()), "fake", None);
+    assert_eq!(ask(&*player, request("m", vec![user("hi")])).await, everything());
+}

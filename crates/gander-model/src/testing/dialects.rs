@@ -74,7 +74,75 @@ pub(crate) const COMPLETE: &[&str] = &[
     "length",
     "refusal",
     "redacted",
+    "noindex",
+    "sameidx",
+    "nulls",
+    "badutf8",
 ];
+
+/// Fields that number a block or item.
+const INDEXES: &[&str] = &["index", "output_index", "contentBlockIndex"];
+
+/// Changes an event of a scenario before it is written.
+fn edit(scenario: &str, event: &mut Value) {
+    let inner = event.pointer("/candidates/0").is_some();
+    let place = if inner { event.pointer_mut("/candidates/0") } else { Some(&mut *event) };
+    let Some(Value::Object(fields)) = place else { return };
+    match scenario {
+        "noindex" => fields.retain(|key, _| !INDEXES.contains(&key.as_str())),
+        "sameidx" => {
+            fields
+                .iter_mut()
+                .filter(|(key, _)| INDEXES.contains(&key.as_str()))
+                .for_each(|(_, value)| *value = 0.into());
+        }
+        "nulls" => {
+            for key in [
+                "error",
+                "usage",
+                "delta",
+                "item",
+                "response",
+                "arguments",
+                "summary_index",
+                "finishReason",
+                "finishMessage",
+                "content",
+                "message",
+                "content_block",
+                "start",
+                "metrics",
+            ]
+            .iter()
+            .chain(INDEXES)
+            {
+                fields.entry(*key).or_insert(Value::Null);
+            }
+            if inner && let Value::Object(chunk) = event {
+                for key in ["usageMetadata", "promptFeedback", "modelVersion", "error"] {
+                    chunk.entry(key).or_insert(Value::Null);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The same for pieces that are server-sent events.
+fn edit_piece(scenario: &str, piece: Vec<u8>) -> Vec<u8> {
+    let text = String::from_utf8_lossy(&piece);
+    let Some((head, data)) = text.split_once("data: ") else { return piece };
+    let Ok(mut event) = serde_json::from_str::<Value>(data) else { return piece };
+    edit(scenario, &mut event);
+    let mut out = format!("{head}data: {event}\n\n").into_bytes();
+    if scenario == "badutf8" {
+        // A byte that is no UTF-8, in the place of the letters that stand for it.
+        while let Some(at) = memchr::memmem::find(&out, b"BAD") {
+            out.splice(at..at + 3, [0xFF]);
+        }
+    }
+    out
+}
 
 fn script(scenario: &str) -> Option<Vec<Say>> {
     use Say::*;
@@ -111,6 +179,15 @@ fn script(scenario: &str) -> Option<Vec<Say>> {
         "badjson" => {
             vec![Call(0, "call_a", "get_weather"), Args(0, "{\"city\":\"Ro"), Close, Stop(self::Stop::Length)]
         }
+        "noindex" | "sameidx" | "nulls" => {
+            let mut steps = vec![Text("Two.")];
+            steps.extend(weather());
+            steps.extend([Call(2, "call_b", "get_time"), Args(2, "{}"), Close, Stop(self::Stop::Calls)]);
+            steps
+        }
+        "badutf8" => vec![Text("a"), Text("BAD"), Text("b"), Stop(self::Stop::End)],
+        "nodone" => vec![Text("No marker"), Stop(self::Stop::End)],
+        "empty" => Vec::new(),
         "length" => vec![Text("Cut of"), Stop(self::Stop::Length)],
         "refusal" => vec![Text("I cannot do that."), Stop(self::Stop::Refusal)],
         "redacted" => vec![Redacted("b3BhcXVl"), Text("Answer"), Stop(self::Stop::End)],
@@ -142,8 +219,19 @@ pub(crate) fn reply(dialect: Dialect, scenario: &str, key: &str) -> Option<Reply
         Dialect::Anthropic => anthropic(&script),
         Dialect::Google => google(&script),
         Dialect::Responses => responses(&script),
-        Dialect::Bedrock => bedrock(&script),
+        Dialect::Bedrock => bedrock(&script, scenario),
     };
+    if dialect != Dialect::Bedrock {
+        pieces = pieces.into_iter().map(|piece| edit_piece(scenario, piece)).collect();
+    }
+    match scenario {
+        "empty" => pieces.clear(),
+        // Anthropic's `message_stop`, Bedrock's `metadata`; the others have no event behind the reason to stop.
+        "nodone" if matches!(dialect, Dialect::Anthropic | Dialect::Bedrock) => {
+            pieces.pop();
+        }
+        _ => {}
+    }
     if scenario == "crlf" && dialect != Dialect::Bedrock {
         pieces = split_crlf(&pieces);
     }
@@ -158,9 +246,50 @@ pub(crate) fn reply(dialect: Dialect, scenario: &str, key: &str) -> Option<Reply
     Some(Reply { status: 200, headers: vec![("content-type", kind.to_owned())], body })
 }
 
+/// Answers that are no reply of any dialect.
+fn page(dialect: Dialect, scenario: &str) -> Option<Reply> {
+    let page = |status: u16, kind: &str, body: &str| {
+        let headers = vec![("content-type", kind.to_owned())];
+        Reply { status, headers, body: vec![Piece::Bytes(body.as_bytes().to_vec())] }
+    };
+    Some(match scenario {
+        "html" => page(200, "text/html; charset=utf-8", "<!doctype html><title>Welcome</title>"),
+        "502-html" => page(502, "text/html", "<html><h1>502 Bad Gateway</h1><hr>nginx</html>"),
+        "404-html" => page(404, "text/html", "<html>Not Found</html>"),
+        "empty-json" => page(200, "application/json", ""),
+        "200-error" => {
+            let error = json!({ "error": { "type": "overloaded_error", "message": "Overloaded" } });
+            let body = match dialect {
+                // Without `alt=sse` everything is a list.
+                Dialect::Google => json!([error]),
+                Dialect::Anthropic => json!({ "type": "error", "error": error["error"] }),
+                _ => error,
+            };
+            page(200, "application/json", &body.to_string())
+        }
+        "redirect" => Reply {
+            status: 307,
+            headers: vec![("location", "http://127.0.0.1:1/steal".to_owned())],
+            body: Vec::new(),
+        },
+        _ => return None,
+    })
+}
+
 fn failure(dialect: Dialect, scenario: &str, key: &str) -> Option<Reply> {
+    let page = page(dialect, scenario);
+    if page.is_some() {
+        return page;
+    }
     let (status, kind, google_status, text) = match scenario {
         "401" => (401, "authentication_error", "UNAUTHENTICATED", format!("invalid x-api-key: {key}")),
+        "402" => (402, "billing_error", "FAILED_PRECONDITION", "Payment required".to_owned()),
+        "403" => (403, "permission_error", "PERMISSION_DENIED", format!("the key {key} may not do this")),
+        "408" => (408, "timeout_error", "DEADLINE_EXCEEDED", "Request timed out".to_owned()),
+        "413" => {
+            (413, "request_too_large", "INVALID_ARGUMENT", "Request exceeds the maximum size".to_owned())
+        }
+        "529" => (529, "overloaded_error", "UNAVAILABLE", "Overloaded".to_owned()),
         "429" => (429, "rate_limit_error", "RESOURCE_EXHAUSTED", "Rate limit reached".to_owned()),
         "quota" => {
             (400, "invalid_request_error", "FAILED_PRECONDITION", "Your credit balance is too low".to_owned())
@@ -404,8 +533,9 @@ fn responses(script: &[Say]) -> Vec<Vec<u8>> {
     out
 }
 
-fn bedrock(script: &[Say]) -> Vec<Vec<u8>> {
-    let event = |name: &str, value: Value| {
+fn bedrock(script: &[Say], scenario: &str) -> Vec<Vec<u8>> {
+    let event = |name: &str, mut value: Value| {
+        edit(scenario, &mut value);
         write_frame(&[(":message-type", "event"), (":event-type", name)], value.to_string().as_bytes())
     };
     let delta = |index: u64, delta: Value| {

@@ -1,4 +1,23 @@
 //! The same scenarios in every dialect, over HTTP and as bytes.
+//!
+//! What servers in the wild get wrong, and where it is tested. OpenAI's chat has its own list in `openai/tests.rs`, read by
+//! two decoders; what is told here holds for Anthropic, Google, Responses and Bedrock unless it says otherwise.
+//!
+//! | shape | chat | the others |
+//! |---|---|---|
+//! | two calls, split arguments, thoughts, usage | `plain` | `plain` |
+//! | arguments of two calls alternate | `interleave` | `interleave` |
+//! | calls without numbers, with the same, with huge ones | `noindex`, `sameidx`, `index1`, `hugeidx` | `noindex`, `sameidx`, `hugeidx` |
+//! | one call announced again; one id for two calls | `dupidx`; a unit test | `responses/items.rs`; `anthropic/tests.rs` |
+//! | arguments cut by the length limit | `badjson` | `badjson` (Google sends calls whole) |
+//! | the connection or the body ends too early, at every byte | `trunc…`, unit test | `trunc…`, unit test |
+//! | no marker at the end | `nodone` | `nodone` (Responses has no end without it) |
+//! | an error inside the stream, or as a document with status 200 | `mid…` | `mid…`, `200-error` |
+//! | usage in odd places, spellings and types | `usagetail`, unit test | typed leniently, unit tests |
+//! | refusals of every status, pages of proxies, redirects, nothing at all | `429` … `html` | `401` … `empty-json` |
+//! | CR LF cut in two, comments, letters that are no UTF-8, nulls | `crlf`, `comments`, unit test | `crlf`, `pings`, `badutf8`, `nulls` |
+//! | every split of the bytes | unit test | unit test |
+//! | the caller leaves, the server is silent | unit tests | unit test |
 
 use std::time::Duration;
 
@@ -116,6 +135,17 @@ fn expected(dialect: Dialect, scenario: &str) -> Summary {
             ..calls(vec![weather(), call("get_time", "{}", false, "call_b")])
         },
         "text" | "crlf" | "pings" => text("Just text.", ModelStop::EndTurn),
+        "noindex" | "sameidx" | "nulls" => Summary {
+            text: "Two.".to_owned(),
+            ..calls(vec![weather(), call("get_time", "{}", false, "call_b")])
+        },
+        // Bedrock's frames are written whole, with no letter replaced.
+        "badutf8" if dialect == Dialect::Bedrock => text("aBADb", ModelStop::EndTurn),
+        "badutf8" => text("a\u{FFFD}b", ModelStop::EndTurn),
+        "nodone" => Summary {
+            usage: usage.filter(|_| dialect != Dialect::Bedrock),
+            ..text("No marker", ModelStop::EndTurn)
+        },
         "interleave" => calls(vec![weather(), call("get_time", "{\"zone\":\"CET\"}", false, "call_b")]),
         "hugeidx" => calls(vec![call("get_weather", "{}", false, "call_a")]),
         "noargs" => calls(vec![call("get_time", "{}", false, "call_b")]),
@@ -143,6 +173,8 @@ async fn complete_replies_are_read_the_same_in_every_dialect() {
             let said = run(&provider, scenario).await;
             assert_eq!(summary(&said), expected(dialect, scenario), "{dialect:?} {scenario}: {said:?}");
         }
+        let said = run(&provider, "nodone").await;
+        assert_eq!(summary(&said), expected(dialect, "nodone"), "{dialect:?}: {said:?}");
         for size in [1, 3, 64] {
             let said = summary(&run(&provider, &format!("plain@{size}")).await);
             assert_eq!(said, expected(dialect, "plain"), "{dialect:?} in pieces of {size}");
@@ -172,6 +204,18 @@ async fn failures_have_their_class_in_every_dialect() {
             ("mid-ctx", C::ContextExceeded),
             ("garbage", C::Truncated),
             ("no-such-scenario", C::InvalidRequest),
+            ("402", C::QuotaExhausted),
+            ("403", C::Auth),
+            ("408", C::Server),
+            ("413", C::ContextExceeded),
+            ("529", C::Overloaded),
+            ("html", C::InvalidRequest),
+            ("404-html", C::InvalidRequest),
+            ("502-html", C::Server),
+            ("redirect", C::InvalidRequest),
+            ("200-error", C::Overloaded),
+            ("empty", C::Truncated),
+            ("empty-json", C::Truncated),
         ] {
             let said = run(&provider, scenario).await;
             let got = summary(&said);
@@ -307,5 +351,125 @@ async fn dropping_the_stream_closes_the_connection_and_silence_ends_it() {
         let said = run(&Vendor::new(impatient).unwrap(), "hang").await;
         assert_eq!(summary(&said).error, Some(ModelErrorClass::Network), "{dialect:?}: {said:?}");
         tokio::time::timeout(DEADLINE, fake.wait_for_hangups(2 * number + 2)).await.expect("a hangup");
+    }
+}
+
+#[test]
+fn arguments_go_back_byte_for_byte_in_every_dialect() {
+    use crate::testing::fixtures::done;
+    for exact in [
+        "{\"z\": 12345678901234567890123, \"a\":0.1000000000000000055511151231257827,\"f\":1.0}",
+        "{\"b\":1,\"a\":{\"d\":\"\\u00e9\\/\",\"c\":-0.0}}",
+        "{}",
+    ] {
+        let mut first = done("m1", "call_a", "get_weather", "sunny");
+        exact.clone_into(&mut first.tool_call_mut().unwrap().arguments_json);
+        // What the model never finished goes back as nothing, not as damage.
+        let mut broken = done("m1", "call_b", "get_time", "no time");
+        "{\"zone\":\"C".clone_into(&mut broken.tool_call_mut().unwrap().arguments_json);
+        let asked = request("m", vec![user("hi"), first, broken]);
+        let as_text = serde_json::to_string(exact).unwrap();
+        for (format, path, wanted) in [
+            (Format::OpenAiChat, "/v1/chat/completions", format!("\"arguments\":{as_text}")),
+            (Format::OpenAiResponses, "/v1/responses", format!("\"arguments\":{as_text}")),
+            (Format::Anthropic, "/v1/messages", format!("\"input\":{exact}")),
+            (Format::Google, "/v1beta/models/m:streamGenerateContent", format!("\"args\":{exact}")),
+            (Format::Bedrock, "/model/m/converse-stream", format!("\"input\":{exact}")),
+        ] {
+            let url = format!("http://127.0.0.1:1{path}");
+            let vendor = Vendor::new(VendorOptions::for_format(info(), format, url)).unwrap();
+            let body = String::from_utf8(vendor.encode(&asked).unwrap()).unwrap();
+            assert!(body.contains(&wanted), "{format:?} {exact}: {body}");
+            let tree: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert!(tree.is_object() && !body.contains("gander-"), "{format:?}: {body}");
+            assert_eq!(body.matches("zone").count(), 0, "{format:?}: {body}");
+        }
+    }
+}
+
+/// What a server may send without end, as pieces of one dialect.
+#[derive(Debug, Clone, Copy)]
+enum Flood {
+    Calls,
+    Arguments,
+    Text,
+}
+
+fn piece(format: Format, flood: Flood, number: usize, filler: &str) -> serde_json::Value {
+    use serde_json::json;
+    let first = number == 0;
+    match (format, flood) {
+        (Format::OpenAiChat, Flood::Text) => json!({ "choices": [{ "delta": { "content": filler } }] }),
+        (Format::OpenAiChat, Flood::Calls) => json!({ "choices": [{ "delta": { "tool_calls": [
+            { "index": number, "id": format!("c{number}"), "function": { "name": "f", "arguments": "{}" } }] } }] }),
+        (Format::OpenAiChat, Flood::Arguments) => json!({ "choices": [{ "delta": { "tool_calls": [
+            { "index": 0, "function": { "name": first.then_some("f"), "arguments": filler } }] } }] }),
+        (Format::Anthropic, Flood::Text) => json!({ "type": "content_block_delta", "index": 0,
+            "delta": { "type": "text_delta", "text": filler } }),
+        (Format::Anthropic, Flood::Arguments) if !first => json!({ "type": "content_block_delta", "index": 0,
+            "delta": { "type": "input_json_delta", "partial_json": filler } }),
+        (Format::Anthropic, _) => json!({ "type": "content_block_start", "index": number,
+            "content_block": { "type": "tool_use", "id": format!("c{number}"), "name": "f", "input": {} } }),
+        (Format::Google, Flood::Text) => {
+            json!({ "candidates": [{ "content": { "parts": [{ "text": filler }] } }] })
+        }
+        (Format::Google, _) => json!({ "candidates": [{ "content": { "parts": [
+            { "functionCall": { "name": "f", "args": { "x": filler } } }] } }] }),
+        (Format::OpenAiResponses, Flood::Text) => {
+            json!({ "type": "response.output_text.delta", "output_index": 0,
+            "delta": filler })
+        }
+        (Format::OpenAiResponses, Flood::Arguments) if !first => json!({
+            "type": "response.function_call_arguments.delta", "output_index": 0, "delta": filler }),
+        (Format::OpenAiResponses, _) => json!({ "type": "response.output_item.added", "output_index": number,
+            "item": { "type": "function_call", "call_id": format!("c{number}"), "name": "f", "arguments": "" } }),
+        (Format::Bedrock, Flood::Text) => json!({ "contentBlockIndex": 0, "delta": { "text": filler } }),
+        (Format::Bedrock, Flood::Arguments) if !first => json!({ "contentBlockIndex": 0,
+            "delta": { "toolUse": { "input": filler } } }),
+        (Format::Bedrock, _) => json!({ "contentBlockIndex": number,
+            "start": { "toolUse": { "toolUseId": format!("c{number}"), "name": "f" } } }),
+    }
+}
+
+#[test]
+fn what_a_server_chooses_is_bounded_in_every_dialect() {
+    let formats =
+        [Format::OpenAiChat, Format::OpenAiResponses, Format::Anthropic, Format::Google, Format::Bedrock];
+    for format in formats {
+        for (flood, filler, most) in [
+            (Flood::Calls, String::new(), wire::MAX_CALLS + 1),
+            // Google's calls are whole: one is enough.
+            (Flood::Arguments, "x".repeat(1024 * 1024), wire::MAX_ARGUMENTS / (1024 * 1024) + 2),
+            (Flood::Text, "x".repeat(1024 * 1024), wire::MAX_TEXT / (1024 * 1024) + 1),
+        ] {
+            let filler = if format == Format::Google && matches!(flood, Flood::Arguments) {
+                filler.repeat(5)
+            } else {
+                filler
+            };
+            let mut decoder = decoder(format, "fake");
+            let broken = (0..most).find_map(|number| {
+                let event = piece(format, flood, number, &filler).to_string();
+                let step = if format == Format::Bedrock {
+                    let kind =
+                        if event.contains("\"delta\"") { "contentBlockDelta" } else { "contentBlockStart" };
+                    let headers = [(":message-type", "event"), (":event-type", kind)];
+                    decoder.bytes(&bedrock::write_frame(&headers, event.as_bytes())).unwrap()
+                } else {
+                    decoder.frame(event.as_bytes(), false)
+                };
+                while decoder.pop().is_some() {}
+                match step {
+                    Step::More => None,
+                    Step::Broken(error) => Some((number, error)),
+                    other => panic!("{format:?} {flood:?}: {other:?}"),
+                }
+            });
+            let (number, error) = broken.unwrap_or_else(|| panic!("{format:?} {flood:?} has no bound"));
+            assert_eq!(error.class, ModelErrorClass::InvalidRequest, "{format:?} {flood:?}: {error}");
+            assert!(error.message.contains("limit"), "{error}");
+            let early = format == Format::Google && matches!(flood, Flood::Arguments);
+            assert!(early || number + 2 >= most, "{format:?} {flood:?}: refused at {number} of {most}");
+        }
     }
 }

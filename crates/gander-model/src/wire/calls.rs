@@ -35,7 +35,9 @@ impl Calls {
         if self.calls.len() >= MAX_CALLS {
             return Err(too_large("number of tool calls", MAX_CALLS));
         }
-        let id = id.filter(|id| !id.is_empty()).map_or_else(minted_id, str::to_owned);
+        // Results name their call by it: one that another call has already serves nobody.
+        let free = |id: &&str| !id.is_empty() && self.calls.iter().all(|call| call.id != *id);
+        let id = id.filter(free).map_or_else(minted_id, str::to_owned);
         out.push_back(ModelEvent::ToolCallStarted {
             index: self.calls.len() as u32,
             call_id: id.clone(),

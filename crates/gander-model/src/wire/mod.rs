@@ -4,10 +4,12 @@
 //! chooses is bounded; a tool call's arguments are joined verbatim and parsed once, at the end.
 
 mod calls;
+mod lenient;
 mod reply;
 mod sse;
 
 pub(crate) use calls::{Calls, TextBudget};
+pub(crate) use lenient::{Text, arguments, count, tolerant};
 pub(crate) use reply::stream;
 #[cfg(test)]
 pub(crate) use sse::SseDecoder;
@@ -43,8 +45,18 @@ pub(crate) enum Step {
 
 /// Makes model events of one reply. Pure: it sees bytes and does no IO.
 pub(crate) trait ReplyDecoder: Send {
+    /// Takes one JSON document of the stream; `is_error` when its event is called `error`.
+    fn document(&mut self, text: &str, is_error: bool) -> Step;
+
     /// Takes the data of one server-sent event; `is_error` when the event is called `error`.
-    fn frame(&mut self, data: &[u8], is_error: bool) -> Step;
+    fn frame(&mut self, data: &[u8], is_error: bool) -> Step {
+        match data.trim_ascii() {
+            b"" => Step::More,
+            // Of OpenAI's dialect; gateways add it to the others out of habit.
+            b"[DONE]" => Step::Done,
+            data => self.document(&String::from_utf8_lossy(data), is_error),
+        }
+    }
 
     /// Takes a reply that is one JSON document.
     fn whole(&mut self, body: &[u8]) -> Step {
@@ -155,9 +167,15 @@ pub(crate) async fn read_body(
     Ok(body)
 }
 
+/// Host and, where it is not the scheme's own, port: a wrong port is the usual mistake with a local server.
+fn address(url: &reqwest::Url) -> String {
+    let host = url.host_str().unwrap_or("the model provider");
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
 /// A failure of the transport, without query strings.
 pub(crate) fn network_error(error: &reqwest::Error, redactor: &Redactor) -> ModelError {
-    let place = error.url().and_then(reqwest::Url::host_str).unwrap_or("the model provider").to_owned();
+    let place = error.url().map_or_else(|| "the model provider".to_owned(), address);
     let text = if error.is_timeout() && error.is_connect() {
         format!("{place} did not accept a connection in time")
     } else if error.is_timeout() {

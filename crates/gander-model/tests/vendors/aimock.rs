@@ -12,8 +12,10 @@ use crate::{DEADLINE, skip};
 const FIXTURES: &str = r#"{"fixtures":[
  {"match":{"userMessage":"weather","hasToolResult":false},"response":{"reasoning":"I should look at both.",
    "content":"Let me check.","toolCalls":[{"id":"call_w","name":"get_weather","arguments":{"city":"Rome"}},
-   {"id":"call_t","name":"get_time","arguments":{"zone":"CET"}}]}},
- {"match":{"userMessage":"weather","hasToolResult":true},"response":{"content":"It is sunny in Rome at noon."}},
+   {"id":"call_t","name":"get_time","arguments":{"zone":"CET"}}],
+   "usage":{"input_tokens":100,"output_tokens":20}}},
+ {"match":{"hasToolResult":true},"response":{"content":"It is sunny in Rome at noon.",
+   "usage":{"input_tokens":100,"output_tokens":20}}},
  {"match":{"userMessage":"too fast"},"response":{"error":{"message":"Rate limit reached","type":"rate_limit_error"},
    "status":429}},
  {"match":{"userMessage":"too long"},"response":{"error":{"message":"prompt is too long: 9 tokens > 8 maximum",

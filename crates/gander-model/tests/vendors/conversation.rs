@@ -19,6 +19,8 @@ pub(crate) struct Call {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) arguments: String,
+    /// Why the arguments cannot be used.
+    pub(crate) invalid: Option<String>,
     pub(crate) state: Option<String>,
 }
 
@@ -56,11 +58,11 @@ pub(crate) async fn collect(
                     provider_state_json,
                     ..
                 } => {
-                    assert_eq!(invalid_arguments, None);
                     said.calls.push(Call {
                         id: call_id,
                         name,
                         arguments: arguments_json,
+                        invalid: invalid_arguments,
                         state: provider_state_json,
                     });
                 }

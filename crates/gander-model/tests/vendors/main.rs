@@ -82,6 +82,11 @@ fn ways(url: &str) -> Vec<(&'static str, &'static str, Given)> {
     ]
 }
 
+/// Input and output.
+pub(crate) fn tokens(usage: gander_domain::Usage) -> (Option<u64>, Option<u64>) {
+    (usage.input_tokens, usage.output_tokens)
+}
+
 #[tokio::test]
 async fn an_agent_loop_of_two_calls_works_in_every_dialect() {
     let Some(aimock) = Aimock::start().await else { return };
@@ -98,6 +103,8 @@ async fn an_agent_loop_of_two_calls_works_in_every_dialect() {
             [("get_weather", "{\"city\":\"Rome\"}"), ("get_time", "{\"zone\":\"CET\"}")],
             "{way}"
         );
+        assert!(first.calls.iter().all(|call| call.invalid.is_none()), "{way}");
+        assert_eq!(first.usage.map(tokens), Some((Some(100), Some(20))), "{way}");
         let second = collect(&*provider, &ask("gpt-test", "weather?", &[&first])).await.expect(way);
         assert_eq!(second.text, "It is sunny in Rome at noon.", "{way}");
         assert_eq!(second.stop, Some(ModelStop::EndTurn), "{way}");

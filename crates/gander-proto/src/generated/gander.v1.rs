@@ -621,6 +621,7 @@ pub mod config_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// GetSecretStatus tells about one secret without its value. There is no way to read a secret.
+        /// Errors: SECRET_STORE_UNAVAILABLE (a keyring that cannot be read).
         pub async fn get_secret_status(
             &mut self,
             request: impl tonic::IntoRequest<super::GetSecretStatusRequest>,
@@ -937,6 +938,7 @@ pub mod config_service_server {
             tonic::Status,
         >;
         /// GetSecretStatus tells about one secret without its value. There is no way to read a secret.
+        /// Errors: SECRET_STORE_UNAVAILABLE (a keyring that cannot be read).
         async fn get_secret_status(
             &self,
             request: tonic::Request<super::GetSecretStatusRequest>,
@@ -3200,7 +3202,8 @@ pub struct FsWrite {
     #[prost(string, tag = "2")]
     pub text: ::prost::alloc::string::String,
 }
-/// TerminalRun runs a command to its end.
+/// TerminalRun runs a command to its end. What still runs at HostCall.deadline, or when the call is withdrawn, is
+/// killed with all that it started; the call is then completed with what there is.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TerminalRun {
     /// Program and arguments; no shell in between.
@@ -4326,6 +4329,9 @@ pub struct ModelSelection {
     /// Record the calls to a file or replay them from it. Unset: neither.
     #[prost(message, optional, tag = "7")]
     pub recording: ::core::option::Option<ModelRecording>,
+    /// How much the model thinks before it speaks. Unset: the provider's default. Left out for models that cannot choose.
+    #[prost(enumeration = "ThoughtLevel", tag = "8")]
+    pub thought_level: i32,
 }
 /// ModelRecording records model calls or replays them without a provider.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -4649,6 +4655,51 @@ impl SessionMode {
             "SESSION_MODE_APPROVE" => Some(Self::Approve),
             "SESSION_MODE_SMART_APPROVE" => Some(Self::SmartApprove),
             "SESSION_MODE_CHAT" => Some(Self::Chat),
+            _ => None,
+        }
+    }
+}
+/// ThoughtLevel tells how much a model thinks before it speaks. Tolerate unknown values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ThoughtLevel {
+    /// Not set or unknown: the provider's default.
+    Unspecified = 0,
+    /// As little as the model allows, nothing where that is possible.
+    Off = 1,
+    /// Little.
+    Low = 2,
+    /// Some.
+    Medium = 3,
+    /// Much.
+    High = 4,
+    /// As much as the model allows.
+    Max = 5,
+}
+impl ThoughtLevel {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "THOUGHT_LEVEL_UNSPECIFIED",
+            Self::Off => "THOUGHT_LEVEL_OFF",
+            Self::Low => "THOUGHT_LEVEL_LOW",
+            Self::Medium => "THOUGHT_LEVEL_MEDIUM",
+            Self::High => "THOUGHT_LEVEL_HIGH",
+            Self::Max => "THOUGHT_LEVEL_MAX",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "THOUGHT_LEVEL_UNSPECIFIED" => Some(Self::Unspecified),
+            "THOUGHT_LEVEL_OFF" => Some(Self::Off),
+            "THOUGHT_LEVEL_LOW" => Some(Self::Low),
+            "THOUGHT_LEVEL_MEDIUM" => Some(Self::Medium),
+            "THOUGHT_LEVEL_HIGH" => Some(Self::High),
+            "THOUGHT_LEVEL_MAX" => Some(Self::Max),
             _ => None,
         }
     }
@@ -5017,7 +5068,9 @@ pub struct FormAnswer {
     /// What the person did.
     #[prost(enumeration = "FormAction", tag = "1")]
     pub action: i32,
-    /// The filled-in form, a JSON object that matches the schema. For ACCEPT only.
+    /// The filled-in form, a JSON object that matches the schema. For ACCEPT only. One that does not match is refused with
+    /// ELICITATION_CONTENT_INVALID and a violation per field, and the question stays open. A field that is not required
+    /// counts as left out when it is null or an empty text that does not match.
     #[prost(string, tag = "2")]
     pub content_json: ::prost::alloc::string::String,
 }
@@ -8478,7 +8531,7 @@ pub mod complete_host_call_request {
         /// Of TerminalRun.
         #[prost(message, tag = "5")]
         TerminalRun(super::TerminalRunResult),
-        /// The call failed.
+        /// The call failed. Reason CAPABILITY_MISSING says that nothing of it was begun, so that it may be done elsewhere.
         #[prost(message, tag = "6")]
         Error(super::ErrorDetail),
     }
@@ -10148,7 +10201,7 @@ pub mod provider_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// AuthenticateProvider signs in with a provider that offers that. The last message is succeeded or failed; dropping
-        /// the stream gives up. Errors: PROVIDER_NOT_FOUND, NOT_IMPLEMENTED (no sign-in).
+        /// the stream gives up. Errors: PROVIDER_NOT_FOUND, NOT_IMPLEMENTED (no sign-in), POLICY_DENIED.
         pub async fn authenticate_provider(
             &mut self,
             request: impl tonic::IntoRequest<super::AuthenticateProviderRequest>,
@@ -10362,7 +10415,7 @@ pub mod provider_service_server {
             + std::marker::Send
             + 'static;
         /// AuthenticateProvider signs in with a provider that offers that. The last message is succeeded or failed; dropping
-        /// the stream gives up. Errors: PROVIDER_NOT_FOUND, NOT_IMPLEMENTED (no sign-in).
+        /// the stream gives up. Errors: PROVIDER_NOT_FOUND, NOT_IMPLEMENTED (no sign-in), POLICY_DENIED.
         async fn authenticate_provider(
             &self,
             request: tonic::Request<super::AuthenticateProviderRequest>,
@@ -12541,7 +12594,9 @@ pub struct Schedule {
     /// What it runs.
     #[prost(message, optional, tag = "2")]
     pub recipe: ::core::option::Option<RecipeSource>,
-    /// When: five fields, or six with seconds first, in the daemon's local time.
+    /// When: five fields (minute, hour, day of month, month, weekday), or six with seconds first, in the daemon's local
+    /// time. Where day of month and weekday are both restricted, both must match, as in Goose. A time of day that is left
+    /// out when clocks go forward is due right after the gap; one that comes twice when they go back is due once.
     #[prost(string, tag = "3")]
     pub cron: ::prost::alloc::string::String,
     /// Whether it pauses.
@@ -14419,7 +14474,7 @@ pub mod session_service_client {
         /// UpdateSession changes settings named in update_mask, all or none. The mask is required: a field that it names and
         /// that is unset in session is cleared. A changed directory restarts extensions that depend on it.
         /// Errors: INVALID_FIELD (also for an empty mask), ETAG_MISMATCH, TURN_ALREADY_RUNNING (working_directory),
-        /// WORKING_DIRECTORY_INVALID, RECIPE_PARAMETERS_MISSING, PROVIDER_NOT_CONFIGURED, MODEL_UNKNOWN.
+        /// WORKING_DIRECTORY_INVALID, RECIPE_PARAMETERS_MISSING, PROVIDER_NOT_FOUND, PROVIDER_NOT_CONFIGURED, MODEL_UNKNOWN.
         pub async fn update_session(
             &mut self,
             request: impl tonic::IntoRequest<super::UpdateSessionRequest>,
@@ -14974,7 +15029,7 @@ pub mod session_service_server {
         /// UpdateSession changes settings named in update_mask, all or none. The mask is required: a field that it names and
         /// that is unset in session is cleared. A changed directory restarts extensions that depend on it.
         /// Errors: INVALID_FIELD (also for an empty mask), ETAG_MISMATCH, TURN_ALREADY_RUNNING (working_directory),
-        /// WORKING_DIRECTORY_INVALID, RECIPE_PARAMETERS_MISSING, PROVIDER_NOT_CONFIGURED, MODEL_UNKNOWN.
+        /// WORKING_DIRECTORY_INVALID, RECIPE_PARAMETERS_MISSING, PROVIDER_NOT_FOUND, PROVIDER_NOT_CONFIGURED, MODEL_UNKNOWN.
         async fn update_session(
             &self,
             request: tonic::Request<super::UpdateSessionRequest>,

@@ -1,7 +1,7 @@
 //! Hosts: what they can do, what they are asked, what they answer.
 
 use gander_domain::{
-    SessionId,
+    ErrorReason, SessionId,
     host::{HostCall, HostCallKind, HostCallOutcome, HostCapabilities},
 };
 use gander_proto::v1 as pb;
@@ -96,7 +96,8 @@ pub(crate) fn outcome_from_pb(
         }),
         Some(Outcome::Error(error)) => {
             let error = error_from_pb(error, &At::root("error"), v);
-            Some(HostCallOutcome::Failed { message: error.message })
+            let refused = error.reason == ErrorReason::CapabilityMissing;
+            Some(HostCallOutcome::Failed { message: error.message, refused })
         }
     }
 }

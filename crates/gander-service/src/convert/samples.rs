@@ -378,13 +378,13 @@ pub(super) fn payloads() -> Vec<Payload> {
         }),
         Payload::ToolNotification { item_id: item_id(), method: "m".into(), params_json: "{}".into() },
         Payload::InteractionRequested { interaction: Box::new(interaction) },
-        Payload::InteractionResolved(Resolution {
+        Payload::InteractionResolved(Box::new(Resolution {
             interaction_id: InteractionId::new("q1").unwrap(),
             outcome: InteractionOutcome::Expired,
             answer: None,
             answered_by: None,
             rule_created: None,
-        }),
+        })),
         Payload::ExtensionAdded { extension: summary },
         Payload::ExtensionRemoved { key: "k".into() },
         Payload::ExtensionStateChanged(ExtensionStateChange {
@@ -411,7 +411,7 @@ pub(super) fn payloads() -> Vec<Payload> {
             logger: String::new(),
             data_json: "{}".into(),
         },
-        Payload::UsageReported(UsageReport {
+        Payload::UsageReported(Box::new(UsageReport {
             purpose: UsagePurpose::Turn,
             call: Usage::default(),
             session_totals: Usage::default(),
@@ -419,7 +419,7 @@ pub(super) fn payloads() -> Vec<Payload> {
             context_window_tokens: None,
             cost: Some(Cost { amount_micros: 1, currency: "USD".into(), source: CostSource::Table }),
             cost_totals: None,
-        }),
+        })),
         Payload::StatusNoted { level: NoticeLevel::Info, code: "c".into(), text: text() },
     ]
 }

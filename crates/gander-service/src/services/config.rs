@@ -110,8 +110,16 @@ impl ConfigService for Api {
         request: Request<pb::GetSecretStatusRequest>,
     ) -> Answer<pb::GetSecretStatusResponse> {
         let key = key(request.into_inner().key).or_status()?;
-        let secret =
-            self.run_blocking(move |engine| Ok(secret_to_pb(&engine.config().secret_status(&key)))).await?;
+        let secret = self
+            .run_blocking(move |engine| {
+                let status = engine.config().secret_status(&key);
+                // Not there, or not to be seen: "not set" would be a guess.
+                match engine.config().secret_trouble().filter(|_| !status.set) {
+                    Some(trouble) => Err(secret_error(&trouble)),
+                    None => Ok(secret_to_pb(&status)),
+                }
+            })
+            .await?;
         Ok(Response::new(pb::GetSecretStatusResponse { secret: Some(secret) }))
     }
 
@@ -275,6 +283,7 @@ fn secret_to_pb(secret: &SecretStatus) -> pb::SecretStatus {
     let origin = match &secret.origin {
         None => pb::SecretOrigin::Unspecified,
         Some(SecretOrigin::File { .. }) => pb::SecretOrigin::File,
+        Some(SecretOrigin::Keyring { .. }) => pb::SecretOrigin::Keyring,
         Some(SecretOrigin::Command { .. }) => pb::SecretOrigin::Command,
         Some(SecretOrigin::Environment { .. }) => pb::SecretOrigin::Environment,
     };

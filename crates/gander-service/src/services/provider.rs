@@ -3,7 +3,9 @@
 use gander_domain::{ErrorDetail, ErrorReason};
 use gander_engine::types::{ModelInfo, ProviderInfo, facts_of};
 use gander_engine::{CustomDefinition, config_error};
-use gander_proto::v1::{self as pb, provider_service_server::ProviderService};
+use gander_proto::v1::{
+    self as pb, authenticate_provider_response::Step, provider_service_server::ProviderService,
+};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -118,19 +120,28 @@ impl ProviderService for Api {
         request: Request<pb::AuthenticateProviderRequest>,
     ) -> Answer<Self::AuthenticateProviderStream> {
         let provider_id = name("provider_id", request.into_inner().provider_id).or_status()?;
-        let providers = self.run_blocking(|engine| Ok(engine.providers())).await?;
-        let Some((info, _)) = providers.iter().find(|(info, _)| info.provider_id == provider_id) else {
-            return Err(provider_not_found(&provider_id)).or_status();
+        let begun = self.engine.begin_sign_in(&provider_id).await.or_status()?;
+        let place = self.open_stream().or_status()?;
+        let engine = self.engine.clone();
+        // Nothing runs unless somebody reads, and dropping the stream gives up.
+        let steps = async_stream::stream! {
+            let _place = place;
+            let step = |step| Ok(pb::AuthenticateProviderResponse { step: Some(step) });
+            let where_to = "The browser comes back to this daemon's machine: open the page there.";
+            yield step(Step::StatusText(where_to.to_owned()));
+            yield step(Step::OpenUrl(begun.url().to_owned()));
+            match engine.finish_sign_in(begun).await {
+                Ok(()) => {
+                    let listed = tokio::task::spawn_blocking(move || engine.providers()).await.unwrap_or_default();
+                    let known = listed.iter().find(|(info, _)| info.provider_id == provider_id);
+                    let provider = known.map(|(info, configured)| provider_to_pb(info, *configured));
+                    let done = pb::AuthenticationSucceeded { provider };
+                    yield step(Step::Succeeded(Box::new(done)));
+                }
+                Err(error) => yield step(Step::Failed(error_to_pb(&error))),
+            }
         };
-        let secret = info.config_keys.iter().find(|key| key.secret).map(|key| key.name.as_str());
-        let remedy = match secret {
-            Some(key) => format!("store its key with SetSecret under {key}"),
-            None if info.kind == "agent" => "sign in with the agent's own program".to_owned(),
-            None => "it needs none".to_owned(),
-        };
-        let message = format!("provider {provider_id} offers no sign-in; {remedy}");
-        let error = ErrorDetail::new(ErrorReason::NotImplemented, message);
-        Err(error.with("providerId", &provider_id)).or_status()
+        Ok(Response::new(Box::pin(steps)))
     }
 
     async fn create_custom_provider(
@@ -264,7 +275,7 @@ fn provider_to_pb(info: &ProviderInfo, configured: bool) -> pb::Provider {
         required: k.required,
         secret: k.secret,
         default_value: k.default.clone(),
-        oauth_flow: false,
+        oauth_flow: k.signs_in,
         primary: k.required,
     };
     pb::Provider {

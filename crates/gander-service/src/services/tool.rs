@@ -188,6 +188,7 @@ fn direct_call(request: pb::CallToolRequest) -> Result<(SessionId, DirectCall), 
             .unwrap_or_default(),
         timeout,
         meta_json: v.json_object(&At::root("meta_json"), request.meta_json),
+        app_of: (!caller.is_empty()).then(|| extension_key(caller)),
         name,
     };
     let id = v.finish(id)?;

@@ -157,8 +157,8 @@ Examples:
 Without a configured model the builtin `demo` model answers: fixed rules, real tools.
 The answer goes to stdout, everything else to stderr. Ctrl-C cancels the turn, a second one leaves.
 
-Exit codes: 0 completed, 1 error or failed turn, 2 wrong usage, 3 cancelled, 4 interrupted (the daemon
-stopped), 5 stopped at a limit, 130 left with a second Ctrl-C.";
+Exit codes: 0 completed, 1 error, failed turn or failed checks of a recipe, 2 wrong usage, 3 cancelled,
+4 interrupted (the daemon stopped), 5 stopped at a limit, 130 left with a second Ctrl-C.";
 
 /// `gander run`.
 #[derive(Clone, Debug, Default, Args)]
@@ -191,10 +191,12 @@ pub(super) struct RunArgs {
     /// Print one JSON object per event (ProtoJSON of gander.v1.SessionEvent)
     #[arg(long)]
     pub(super) json: bool,
-    /// Record the model's answers in this directory, for --replay. Runs in this process, without the daemon
+    /// Record what the model and extensions answer in this directory, for --replay. Runs in this process, without the
+    /// daemon
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "replay")]
     pub(super) record: Option<PathBuf>,
-    /// Play the answers of a record back instead of calling a model: offline, and the same every time
+    /// Play the answers of a record back instead of calling a model and starting extensions (builtin ones run): offline,
+    /// and the same every time
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(super) replay: Option<PathBuf>,
     /// Ask nothing: questions are answered with no
@@ -466,6 +468,11 @@ without a key; headers, base_path, query_params, timeout_seconds and auth say ho
         /// The provider
         provider: String,
     },
+    /// Sign in at a provider with a browser on this machine, for a key that is stored
+    SignIn {
+        /// The provider, for example openrouter
+        provider: String,
+    },
     /// Find out which provider a key belongs to; it is read from the terminal or stdin and not stored
     Detect,
 }
@@ -488,6 +495,7 @@ Examples:
         /// The key
         key: String,
         /// The value: text, number, true, false or JSON. Left out with --secret: asked for
+        #[arg(allow_negative_numbers = true)]
         value: Option<String>,
         /// Store it with the secrets; it can never be read back
         #[arg(long)]

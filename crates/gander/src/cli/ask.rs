@@ -145,7 +145,8 @@ fn choose(choices: &[Choice], line: &str) -> Step {
     let lower = line.to_lowercase();
     let number = line.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
     let by_number = number.and_then(|index| choices.get(index));
-    let found = by_number.or_else(|| {
+    let by_letter = choices.iter().find(|choice| !line.is_empty() && choice.key == line);
+    let found = by_number.or(by_letter).or_else(|| {
         choices
             .iter()
             .find(|choice| !lower.is_empty() && (choice.key == lower || choice.label.to_lowercase() == lower))
@@ -278,7 +279,13 @@ fn permission_choices(options: &[PermissionOption]) -> Vec<Choice> {
             PermissionOptionKind::RejectAlways => "d",
             PermissionOptionKind::Unspecified => "",
         };
-        let key = if choices.iter().any(|choice| choice.key == key) { "" } else { key };
+        let taken = |key: &str| choices.iter().any(|choice| choice.key == key);
+        let key = match key {
+            // For longer than this session: the same letter, only larger.
+            "a" if taken("a") && !taken("A") => "A",
+            key if taken(key) => "",
+            key => key,
+        };
         let label = one_line(&option.label, 60);
         choices.push(Choice { key, label, answer: Answer::OptionId(option.option_id.clone()) });
     }
@@ -431,6 +438,23 @@ mod tests {
             ("sure", None),
         ] {
             assert_eq!(option_id(asking.line(line)).as_deref(), wanted, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn for_good_is_the_capital_letter() {
+        use PermissionOptionKind as Kind;
+        let interaction = permission(&[
+            ("Allow once", Kind::AllowOnce),
+            ("Allow for this session", Kind::AllowAlways),
+            ("Always allow", Kind::AllowAlways),
+            ("Deny", Kind::RejectOnce),
+        ]);
+        let mut asking = Asking::new(&interaction).unwrap();
+        assert!(asking.prompt().contains("[a] Allow for this session  [A] Always allow  [n] Deny"));
+        for (line, wanted) in [("a", "id-Allow for this session"), ("A", "id-Always allow"), ("N", "id-Deny")]
+        {
+            assert_eq!(option_id(asking.line(line)).as_deref(), Some(wanted), "{line}");
         }
     }
 

@@ -1,10 +1,11 @@
 //! `gander config`: values and secrets. A secret can be set and removed, never read.
 
+use gander_client::Transport;
 use gander_config::{environment::parse_value, is_secret_name};
 use gander_proto::v1::{
     ConfigOrigin, ConfigValue, DeleteSecretRequest, GetConfigValueRequest, GetSecretStatusRequest,
     ListConfigValuesRequest, ListSecretStatusesRequest, SecretOrigin, SecretStatus, SetConfigValueRequest,
-    SetSecretRequest, UnsetConfigValueRequest,
+    SetSecretRequest, UnsetConfigValueRequest, config_service_client::ConfigServiceClient,
 };
 use serde_json::{Value, json};
 
@@ -16,6 +17,9 @@ use super::{
     output::{Tint, clean, paint, table},
     terminal,
 };
+
+/// The setting that chooses where secrets are; a change moves them.
+const SECRET_STORE_KEY: &str = "gander.secret_store";
 
 pub(super) async fn config(context: &Context, command: ConfigCommand) -> CliResult<u8> {
     // A secret is asked for before anything else happens, so that an empty one changes nothing.
@@ -81,7 +85,7 @@ async fn apply(context: &Context, connected: &Connected, command: ConfigCommand)
                 );
                 context.out.note(&text);
             }
-            Ok(())
+            if key == SECRET_STORE_KEY { tell_store(context, &mut service).await } else { Ok(()) }
         }
         ConfigCommand::Unset { key } if is_secret_name(&key) => {
             let request = DeleteSecretRequest { key: key.clone(), idempotency_key: String::new() };
@@ -97,7 +101,7 @@ async fn apply(context: &Context, connected: &Connected, command: ConfigCommand)
                 let text = format!("now {} from {}", plain(&left.value_json), origin(left.origin()));
                 context.out.note(&text);
             }
-            Ok(())
+            if key == SECRET_STORE_KEY { tell_store(context, &mut service).await } else { Ok(()) }
         }
         ConfigCommand::Show { origin, json } => {
             let values = service.list_config_values(ListConfigValuesRequest {}).await?.into_inner().values;
@@ -106,6 +110,24 @@ async fn apply(context: &Context, connected: &Connected, command: ConfigCommand)
             show(context, &values, &secrets, origin, json.json)
         }
     }
+}
+
+/// Says where the secrets are after they may have been moved.
+async fn tell_store(context: &Context, service: &mut ConfigServiceClient<Transport>) -> CliResult<()> {
+    let secrets = service.list_secret_statuses(ListSecretStatusesRequest {}).await?.into_inner().secrets;
+    let count = |origin: SecretOrigin| {
+        secrets.iter().filter(|secret| secret.present && secret.origin() == origin).count()
+    };
+    let (in_keyring, in_file) = (count(SecretOrigin::Keyring), count(SecretOrigin::File));
+    context.out.note(&if in_keyring > 0 {
+        format!("secrets in the keyring: {in_keyring}, in the file: {in_file}")
+    } else {
+        format!(
+            "secrets in the file: {in_file}; what Goose keeps in the keyring, and all of a keyring that cannot be reached, \
+             stays there"
+        )
+    });
+    Ok(())
 }
 
 pub(super) fn secret_value(context: &Context, key: &str, value: Option<String>) -> CliResult<String> {

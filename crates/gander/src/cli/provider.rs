@@ -4,9 +4,10 @@ use std::path::Path;
 
 use gander_client::Transport;
 use gander_proto::v1::{
-    CheckProviderRequest, CreateCustomProviderRequest, DeleteCustomProviderRequest, DetectProviderRequest,
-    GetCustomProviderRequest, ListModelsRequest, ListProvidersRequest, ModelInfo, Provider,
-    UpdateCustomProviderRequest, provider_service_client::ProviderServiceClient,
+    AuthenticateProviderRequest, CheckProviderRequest, CreateCustomProviderRequest,
+    DeleteCustomProviderRequest, DetectProviderRequest, GetCustomProviderRequest, ListModelsRequest,
+    ListProvidersRequest, ModelInfo, Provider, UpdateCustomProviderRequest,
+    authenticate_provider_response::Step, provider_service_client::ProviderServiceClient,
 };
 
 use super::{
@@ -76,6 +77,7 @@ pub(super) async fn provider(context: &Context, command: ProviderCommand) -> Cli
                 context.out.note(&format!("{provider} is gone, and so is its key"));
                 Ok(())
             }
+            ProviderCommand::SignIn { provider } => sign_in(context, &mut providers, provider).await,
             ProviderCommand::Detect => {
                 let api_key = secret_value(context, "Key", None)?;
                 let answer = providers.detect_provider(DetectProviderRequest { api_key }).await?.into_inner();
@@ -121,6 +123,34 @@ async fn add(
         }
     };
     Ok(provider.unwrap_or_default().provider_id)
+}
+
+/// Shows the page to open and waits until somebody signed in there.
+async fn sign_in(
+    context: &Context,
+    providers: &mut ProviderServiceClient<Transport>,
+    provider_id: String,
+) -> CliResult<()> {
+    let request = AuthenticateProviderRequest { provider_id: provider_id.clone() };
+    let mut steps = providers.authenticate_provider(request).await?.into_inner();
+    while let Some(answer) = steps.message().await? {
+        match answer.step {
+            Some(Step::OpenUrl(url)) => context.out.line(&clean(&url))?,
+            Some(Step::DeviceCode(code)) => {
+                context.out.line(&format!("{} {}", clean(&code.verification_url), clean(&code.user_code)))?;
+            }
+            Some(Step::StatusText(text)) => context.out.note(&clean(&text)),
+            Some(Step::Succeeded(_)) => {
+                context.out.note(&format!(
+                    "{provider_id} is set up; `gander provider check {provider_id}` tries it"
+                ));
+                return Ok(());
+            }
+            Some(Step::Failed(error)) => return Err(CliError::detail(&error)),
+            None => {}
+        }
+    }
+    Err(CliError::new(format!("the sign-in at {provider_id} ended without an outcome")).remedy("try again"))
 }
 
 fn provider_rows(providers: &[Provider]) -> Vec<Vec<String>> {

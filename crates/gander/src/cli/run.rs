@@ -3,7 +3,7 @@
 //! The turn belongs to the daemon, not to this program: leaving does not end it, Ctrl-C asks for its end. Calls that
 //! answer or cancel run beside the stream of events, so that neither waits for the other.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use gander_client::{Client, ClientError};
@@ -11,8 +11,8 @@ use gander_proto::v1::{
     AddSessionExtensionRequest, CancelTurnRequest, CreateSessionRequest, ErrorReason, GetServerInfoRequest,
     GetSessionRequest, Interaction, InteractionAnswer, LoadSessionRequest, ModelSelection, Part,
     RecipeSource, RespondToInteractionRequest, RunTurnRequest, Session, SessionEvent, SessionKind,
-    SessionMode, StopReason, Turn, TurnInput, TurnLimits, TurnState, add_session_extension_request, part,
-    session_event::Payload,
+    SessionMode, StopReason, Turn, TurnInput, TurnLimits, TurnState, add_session_extension_request,
+    interaction::Question, item::Body, part, session_event::Payload,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -117,8 +117,11 @@ async fn turn(
     connected: &Connected,
 ) -> CliResult<u8> {
     let client = &connected.client;
+    // What happens to the session's extensions on the way to the turn belongs to what is shown.
+    let seen;
     let session = match &args.session {
         Some(id) => {
+            seen = get(client, id).await?.last_sequence;
             let session = load(context, client, id).await?;
             extend(args, client, id).await?;
             session
@@ -137,7 +140,9 @@ async fn turn(
             if let Some(ready) = &recipe {
                 input.get_or_insert_with(|| ready.message.clone());
             }
-            create(context, args, model.clone(), recipe.map(|r| r.source), client).await?
+            let session = create(context, args, model.clone(), recipe.map(|r| r.source), client).await?;
+            seen = session.last_sequence;
+            session
         }
     };
     let mut renderer = Renderer::new(Options::new(&context.out));
@@ -157,6 +162,7 @@ async fn turn(
             .map(|calls| TurnLimits { max_model_calls: Some(calls), ..TurnLimits::default() }),
         mode: args.mode.filter(|_| args.session.is_some()).map(|m| mode(m) as i32),
         model: model.filter(|_| args.session.is_some()),
+        after_sequence: Some(seen),
         ..RunTurnRequest::default()
     };
     let mut run = Run {
@@ -171,6 +177,8 @@ async fn turn(
         waiting: VecDeque::new(),
         asking: None,
         answered: HashSet::new(),
+        forms: HashMap::new(),
+        checks_failed: false,
         lines: Lines::default(),
         calls: FuturesUnordered::new(),
         interrupts: 0,
@@ -212,6 +220,10 @@ async fn load(context: &Context, client: &Client, session_id: &str) -> CliResult
         ..LoadSessionRequest::default()
     };
     client.sessions().load_session(request).await?;
+    get(client, session_id).await
+}
+
+async fn get(client: &Client, session_id: &str) -> CliResult<Session> {
     let request = GetSessionRequest { session_id: session_id.to_owned() };
     let session = client.sessions().get_session(request).await?.into_inner().session;
     session.ok_or_else(|| CliError::new("the daemon answered without a session"))
@@ -239,6 +251,9 @@ pub(super) fn path_text(path: &std::path::Path) -> CliResult<String> {
     })
 }
 
+/// How the reason begins where the demo stands in because the choice is the person's.
+const SEVERAL_KEYS: &str = "the keys of several providers";
+
 /// "session ID · model P/M (why)".
 async fn header(client: &Client, session: &Session, wanted: Option<&ModelSelection>) -> String {
     let name = |model: &ModelSelection| format!("{}/{}", clean(&model.provider_id), clean(&model.model_id));
@@ -250,11 +265,14 @@ async fn header(client: &Client, session: &Session, wanted: Option<&ModelSelecti
             let info = info.ok().and_then(|response| response.into_inner().server_info).unwrap_or_default();
             match &info.default_model {
                 Some(model) => format!("{} ({})", name(model), clean(&info.default_model_reason)),
-                // Several keys and no choice, say.
+                None if info.default_model_reason.starts_with(SEVERAL_KEYS) => {
+                    format!("demo ({})", clean(&info.default_model_reason))
+                }
+                // What is configured and cannot be used is an error: the demo does not stand in.
                 None if !info.default_model_reason.is_empty()
                     && !info.default_model_reason.starts_with("no model is configured") =>
                 {
-                    format!("demo ({})", clean(&info.default_model_reason))
+                    format!("none ({})", clean(&info.default_model_reason))
                 }
                 None => "demo (no model is configured: `gander config set GOOSE_PROVIDER …` chooses one)"
                     .to_owned(),
@@ -317,6 +335,10 @@ struct Run<'a> {
     asking: Option<Asking>,
     /// Questions that were answered from here.
     answered: HashSet<String>,
+    /// Open forms that were asked here: an answer that does not match is asked for again.
+    forms: HashMap<String, Interaction>,
+    /// The checks of the session's recipe failed for good.
+    checks_failed: bool,
     lines: Lines,
     calls: FuturesUnordered<BoxFuture<'static, Reply>>,
     interrupts: u32,
@@ -366,6 +388,7 @@ impl Run<'_> {
                 return Ok(None);
             }
             Some(Payload::InteractionResolved(resolved)) => {
+                self.forms.remove(&resolved.interaction_id);
                 self.waiting.retain(|waiting| waiting.interaction_id != resolved.interaction_id);
                 let was_asked =
                     self.asking.as_ref().is_some_and(|a| a.interaction_id == resolved.interaction_id);
@@ -380,6 +403,11 @@ impl Run<'_> {
                     self.write(pieces)?;
                 }
                 self.ask_next()?;
+            }
+            Some(Payload::ItemCompleted(done)) if ours => {
+                let body = done.item.as_ref().and_then(|item| item.body.as_ref());
+                self.checks_failed |=
+                    matches!(body, Some(Body::Notice(n)) if n.code == "recipe_checks_failed");
             }
             Some(Payload::TurnEnded(ended)) if ours => return Ok(ended.turn.clone()),
             _ => {}
@@ -398,6 +426,9 @@ impl Run<'_> {
             self.write(pieces)?;
         }
         if self.interactive {
+            if matches!(interaction.question, Some(Question::ElicitForm(_))) {
+                self.forms.insert(interaction.interaction_id.clone(), interaction.clone());
+            }
             self.waiting.push_back(interaction);
             return self.ask_next();
         }
@@ -490,7 +521,12 @@ impl Run<'_> {
             }
             Reply::Answered { interaction_id, result: Err(error) } => {
                 self.answered.remove(&interaction_id);
+                let wrong = error.is(ErrorReason::ElicitationContentInvalid);
                 self.context.out.error(&error.into());
+                if let Some(form) = self.forms.get(&interaction_id).filter(|_| wrong) {
+                    self.waiting.push_front(form.clone());
+                    return self.ask_next();
+                }
                 Ok(())
             }
             Reply::Cancelled(Err(error)) => {
@@ -546,6 +582,7 @@ impl Run<'_> {
                 Err(CliError { exit: exit_code(turn), ..CliError::detail(error) })
             }
             (exit::ERROR, None) => Err(CliError::new("the turn failed without a reason")),
+            (exit::OK, _) if self.checks_failed => Ok(exit::ERROR),
             (code, _) => Ok(code),
         }
     }

@@ -7,19 +7,24 @@ use std::{
 
 use futures::future::BoxFuture;
 use gander_builtin::{
-    AvailableExtension, Body, BuiltinContext, ExtensionManager, HookError, HostFiles, ListedResource,
-    ResourceContent, StateStore,
+    AvailableExtension, Body, BuiltinContext, ExtensionManager, HookError, HostFiles, HostTerminals,
+    ListedResource, ResourceContent, StateStore, TerminalCommand, TerminalEnd,
 };
 use gander_domain::{
-    ErrorDetail, ErrorReason, Part, PartBody,
+    ErrorDetail, ErrorReason, ItemId, Part, PartBody,
     content::Data,
     extension::extension_key,
     host::{HostCallKind, HostCallOutcome},
 };
 use gander_mcp::{
-    BuiltinConnection, BuiltinFactory, BuiltinInfo, SessionClient, SessionContext, SessionExtensions,
+    BuiltinConnection, BuiltinFactory, BuiltinInfo, CallProgress, HostCommand, SessionClient, SessionContext,
+    SessionExtensions,
 };
 use gander_process::{Spawner, ToolProcesses};
+use tokio::sync::mpsc;
+
+/// Pieces of a terminal's output that may wait; what comes when it is full is seen in the result only.
+const TERMINAL_REPORTS: usize = 256;
 
 /// Makes builtin servers in process; their commands are supervised and registered as tools.
 pub(super) struct Builtins {
@@ -62,7 +67,8 @@ impl BuiltinFactory for Builtins {
             global_memory_dir: Some(self.global_memory_dir.clone()),
             state: session.clone(),
             manager: Some(session.clone()),
-            host_files: Some(session),
+            host_files: Some(session.clone()),
+            host_terminals: Some(session),
             additional_directories: context.additional_directories.clone(),
             environment: context.environment.clone(),
             spawner: self.spawner.clone(),
@@ -105,7 +111,7 @@ impl StateStore for SessionHooks {
 
 fn other_outcome(outcome: HostCallOutcome) -> HookError {
     match outcome {
-        HostCallOutcome::Failed { message } => HookError::new(message),
+        HostCallOutcome::Failed { message, .. } => HookError::new(message),
         _ => HookError::new("it answered with another kind of result"),
     }
 }
@@ -138,6 +144,55 @@ impl HostFiles for SessionHooks {
                 Err(error) => Err(hook_error(&error)),
             })
         })
+    }
+}
+
+impl HostTerminals for SessionHooks {
+    fn run(
+        &self,
+        command: TerminalCommand,
+        output: mpsc::Sender<String>,
+    ) -> BoxFuture<'_, Option<TerminalEnd>> {
+        Box::pin(async move {
+            let item_id = ItemId::new(command.item_id).ok()?;
+            let (progress, mut reports) = mpsc::channel(TERMINAL_REPORTS);
+            let run = HostCallKind::TerminalRun {
+                argv: command.argv,
+                cwd: command.working_directory.to_str()?.to_owned(),
+                env: command.environment.into_iter().collect(),
+                output_limit_bytes: command.output_limit,
+            };
+            let work = self.0.host_command(HostCommand { item_id, run, timeout: command.timeout, progress });
+            let pass_on = async {
+                while let Some(report) = reports.recv().await {
+                    if let CallProgress::Output { text, .. } = report {
+                        // Nobody reads: only what is shown while it runs is less.
+                        let _ = output.send(text).await;
+                    }
+                }
+            };
+            // The reports end with the work.
+            let (end, ()) = futures::join!(work, pass_on);
+            Some(terminal_end(end?))
+        })
+    }
+}
+
+fn terminal_end(outcome: Result<HostCallOutcome, ErrorDetail>) -> TerminalEnd {
+    match outcome {
+        Ok(HostCallOutcome::Terminal { output, truncated, exit_code, signal }) => {
+            TerminalEnd::Ended { output, truncated, exit_code, signal }
+        }
+        Ok(HostCallOutcome::Failed { message, refused: true }) => {
+            TerminalEnd::NotStarted(HookError::new(message))
+        }
+        Ok(other) => TerminalEnd::Lost(other_outcome(other)),
+        Err(error) => match error.reason {
+            ErrorReason::CapabilityMissing | ErrorReason::Overloaded => {
+                TerminalEnd::NotStarted(hook_error(&error))
+            }
+            _ => TerminalEnd::Lost(hook_error(&error)),
+        },
     }
 }
 

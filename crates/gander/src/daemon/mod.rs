@@ -69,6 +69,26 @@ pub enum Taping {
     Replay(PathBuf),
 }
 
+/// Folder of a record for what extensions said.
+const EXTENSIONS: &str = "extensions";
+
+impl Taping {
+    fn record_of_extensions(&self) -> Option<PathBuf> {
+        match self {
+            Self::Record(directory) => Some(directory.join(EXTENSIONS)),
+            Self::Replay(_) => None,
+        }
+    }
+
+    /// A record without extensions says nothing about them: they are started as ever.
+    fn replay_of_extensions(&self) -> Option<PathBuf> {
+        match self {
+            Self::Replay(directory) => Some(directory.join(EXTENSIONS)).filter(|folder| folder.is_dir()),
+            Self::Record(_) => None,
+        }
+    }
+}
+
 /// How to run a daemon.
 #[derive(Debug, Clone)]
 pub struct DaemonOptions {
@@ -112,6 +132,12 @@ fn own_supervisor() -> Option<Vec<String>> {
     is_gander.then(|| vec![executable.to_string_lossy().into_owned(), "__supervise".to_owned()])
 }
 
+/// The supervisor's program connects programs to doors as well.
+fn door_command(supervisor: Option<&[String]>) -> Option<Vec<String>> {
+    let program = supervisor?.first()?;
+    Some(vec![program.clone(), crate::DOOR_COMMAND.to_owned()])
+}
+
 /// Where a daemon can be reached.
 #[derive(Debug, Clone)]
 pub struct Ready {
@@ -143,9 +169,13 @@ impl Daemon {
         let paths = Paths::resolve(options.root.as_deref(), &options.environment)?;
         paths.create_dirs()?;
         let config = ConfigHandle::open(ConfigOptions::new(paths.clone(), options.environment.clone()))?;
-        crate::log_writer::hide(config.secret_values());
+        config.on_secrets(crate::log_writer::hide);
         let linger = match config.current().get_string(linger::KEY)? {
-            Some(text) => Linger::parse(&text)?,
+            // `doctor` tells it as well; no command may fail for it, or it could not be put right.
+            Some(text) => Linger::parse(&text).unwrap_or_else(|error| {
+                tracing::warn!(%error, "the setting is ignored");
+                Linger::default()
+            }),
             None => Linger::default(),
         };
         // A daemon that is about to end still holds the directory for a moment.
@@ -154,6 +184,10 @@ impl Daemon {
         let processes = ToolProcesses::new();
         let mcp = McpHost::new(HostOptions {
             supervisor: options.supervisor.clone(),
+            trace_context: crate::telemetry::trace_context(),
+            record: options.taping.as_ref().and_then(Taping::record_of_extensions),
+            replay: options.taping.as_ref().and_then(Taping::replay_of_extensions),
+            door: door_command(options.supervisor.as_deref()),
             ..HostOptions::new(
                 Arc::new(builtins::Builtins::new(
                     options.supervisor.clone(),

@@ -255,3 +255,49 @@ fn extensions_of_a_session_are_restarted_and_read() {
     assert!(home.ok(&["extension", "list", "--session", &id]).contains("todo "));
     assert_eq!(home.run(&["extension", "restart", "nope", "--session", &id]).code, 1);
 }
+
+#[test]
+fn what_is_wrong_with_an_extension_is_told_before_the_answer() {
+    let home = Home::new();
+    let config = home.root.path().join("config");
+    std::fs::create_dir_all(&config).unwrap();
+    let entries = "extensions:
+  todo: {enabled: true, type: builtin, name: todo, envs: {ld_preload: /x}}
+  needy: {enabled: true, type: stdio, name: needy, cmd: srv, args: [], env_keys: [ABSENT_TOKEN]}
+  old: {enabled: true, type: sse, name: old, uri: 'http://h.example/sse'}
+";
+    std::fs::write(config.join("config.yaml"), entries).unwrap();
+    let ran = home.run(&["run", "--demo", "say hi"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let again = home.run(&["run", "--session", &home.session(), "say more"]);
+    for (run, stderr) in [("a new session", &ran.stderr), ("the same session", &again.stderr)] {
+        for part in [
+            "extension todo: ld_preload may not be set",
+            "needs the secret ABSENT_TOKEN; set it with `gander config set --secret ABSENT_TOKEN`",
+            "migrate to",
+        ] {
+            assert!(stderr.contains(part), "{run}, {part}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn a_recorded_run_is_played_back_without_its_servers() {
+    let home = Home::new();
+    let Some(command) = server(&home) else {
+        eprintln!("skipped: there is no python3");
+        return;
+    };
+    let tape = home.root.path().join("tape");
+    let tape = tape.to_str().unwrap();
+    let run = |option: &str| {
+        let call = "call a_server__echo {\"text\":\"marker-4712\"}";
+        home.run(&["run", "--demo", option, tape, "--no-profile", "--with-extension", &command, call])
+    };
+    let recorded = run("--record");
+    assert!(recorded.code == 0 && recorded.stdout.contains("heard marker-4712"), "{}", recorded.stderr);
+    std::fs::write(home.work.path().join("a server.py"), "raise SystemExit('not again')\n").unwrap();
+    let played = run("--replay");
+    assert_eq!(played.code, 0, "{}", played.stderr);
+    assert!(played.stdout.contains("heard marker-4712"), "{}\n{}", played.stdout, played.stderr);
+}

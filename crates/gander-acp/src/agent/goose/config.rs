@@ -28,6 +28,9 @@ const PREFERENCES: [(&str, &str); 5] = [
     ("gooseThinkingEffort", "GOOSE_THINKING_EFFORT"),
 ];
 
+/// The preference that came last.
+const NEWEST: &str = "gooseThinkingEffort";
+
 /// The setting behind a preference.
 fn preference(key: Option<&Value>) -> Result<(&'static str, &'static str), RpcError> {
     let wanted = key.and_then(Value::as_str).unwrap_or_default();
@@ -45,15 +48,19 @@ fn preferences(params: &Value) -> Result<Vec<(&'static str, &'static str)>, RpcE
 }
 
 impl Inner {
-    /// The named preferences, or all of them; one that is not set is null.
+    /// The named preferences, or all of them; one that is not set is null. One that older clients do not know is among
+    /// all of them only if it is set: they refuse a list with a stranger.
     pub(super) async fn goose_preferences(&self, params: &Value) -> Outcome {
         let named = preferences(params)?;
-        let wanted = if named.is_empty() { PREFERENCES.to_vec() } else { named };
+        let all = named.is_empty();
+        let wanted = if all { PREFERENCES.to_vec() } else { named };
         let listed = self.client.config().list_config_values(ListConfigValuesRequest::default()).await;
         let listed = listed.map_err(RpcError::from)?.into_inner().values;
         let value = |setting: &str| listed.iter().find(|v| v.key == setting).map(|v| parsed(&v.value_json));
-        let values = wanted.iter().map(|(key, setting)| json!({"key": key, "value": value(setting)}));
-        Ok(Handled::Reply(json!({"values": values.collect::<Vec<_>>()})))
+        let values = wanted.iter().map(|(key, setting)| (key, value(setting)));
+        let values = values.filter(|(key, value)| !all || **key != NEWEST || value.is_some());
+        let values: Vec<Value> = values.map(|(key, value)| json!({"key": key, "value": value})).collect();
+        Ok(Handled::Reply(json!({"values": values})))
     }
 
     pub(super) async fn goose_save_preferences(&self, params: &Value) -> Outcome {
@@ -148,6 +155,13 @@ impl Inner {
         let model = self.server_info().await?.default_model;
         let (provider, model) = model.map(|model| (model.provider_id, model.model_id)).unzip();
         Ok(Handled::Reply(json!({"providerId": provider, "modelId": model})))
+    }
+
+    pub(super) async fn goose_clear_defaults(&self) -> Outcome {
+        for setting in ["GOOSE_PROVIDER", "GOOSE_MODEL"] {
+            self.set_or_unset(setting, None).await?;
+        }
+        self.goose_defaults().await
     }
 
     pub(super) async fn goose_save_defaults(&self, params: &Value) -> Outcome {

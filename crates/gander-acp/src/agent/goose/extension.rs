@@ -145,7 +145,33 @@ pub(super) fn read(value: &Value) -> Result<ExtensionConfig, RpcError> {
     Ok(config)
 }
 
+fn is_platform(config: &ExtensionConfig) -> bool {
+    matches!(config.kind, Some(Kind::Platform(_)))
+}
+
 impl Inner {
+    /// Parts of Goose's own that are builtin extensions here, under the same name: those are meant.
+    pub(in crate::agent) async fn own_parts(
+        &self,
+        extensions: &mut [ExtensionConfig],
+    ) -> Result<(), RpcError> {
+        if !extensions.iter().any(is_platform) {
+            return Ok(());
+        }
+        let request = ListAvailableExtensionsRequest {};
+        let available = self.client.extensions().list_available_extensions(request).await;
+        let available = available.map_err(RpcError::from)?.into_inner().extensions;
+        for extension in extensions.iter_mut().filter(|extension| is_platform(extension)) {
+            let same = |config: &ExtensionConfig| {
+                config.name == extension.name && matches!(config.kind, Some(Kind::Builtin(_)))
+            };
+            if available.iter().filter_map(|entry| entry.config.as_ref()).any(same) {
+                extension.kind = Some(Kind::Builtin(BuiltinExtension {}));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) async fn goose_session_extensions(&self, params: &Value) -> Outcome {
         let session_id = required(params, "sessionId")?;
         let request = ListSessionExtensionsRequest { session_id: session_id.to_owned() };
@@ -160,7 +186,8 @@ impl Inner {
     pub(super) async fn goose_add_extension(self: &Arc<Self>, params: &Value) -> Outcome {
         let session_id = required(params, "sessionId")?;
         let given = ["extension", "config"].iter().find_map(|key| params.get(*key));
-        let config = read(given.ok_or_else(|| RpcError::params("extension is missing"))?)?;
+        let mut config = read(given.ok_or_else(|| RpcError::params("extension is missing"))?)?;
+        self.own_parts(std::slice::from_mut(&mut config)).await?;
         let request = AddSessionExtensionRequest {
             session_id: session_id.to_owned(),
             extension: Some(Extension::Config(Box::new(config))),

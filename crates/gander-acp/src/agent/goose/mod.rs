@@ -5,8 +5,13 @@
 mod config;
 mod custom;
 mod extension;
+mod interactions;
+pub(super) mod meta;
+mod prompts;
 mod providers;
+mod search;
 mod sessions;
+mod transfer;
 
 use std::sync::Arc;
 
@@ -17,7 +22,7 @@ use super::{Inner, dispatch::Outcome};
 use crate::rpc::RpcError;
 
 impl Inner {
-    pub(super) async fn goose(self: &Arc<Self>, method: &str, params: &Value) -> Outcome {
+    pub(super) async fn goose(self: &Arc<Self>, id: &Value, method: &str, params: &Value) -> Outcome {
         match method {
             "session/info" | "session/get" => self.goose_info(params).await,
             "session/rename" => self.set_title(params).await.map(|_| done()),
@@ -31,6 +36,7 @@ impl Inner {
             "session/steer" => self.goose_steer(params).await,
             "session/export" => self.goose_export(params).await,
             "session/import" => self.goose_import(params).await,
+            "elicitation/respond" => self.goose_respond(params).await,
             "session/extensions/list" => self.goose_session_extensions(params).await,
             "session/extensions/add" | "extensions/add" => self.goose_add_extension(params).await,
             "session/extensions/remove" | "extensions/remove" => self.goose_remove_extension(params).await,
@@ -45,20 +51,27 @@ impl Inner {
             "config/read" => self.goose_config_read(params).await,
             "config/read-all" => self.goose_config_all().await,
             "config/upsert" => self.goose_config_write(params).await,
+            "config/prompts/list" => self.goose_prompts().await,
+            "config/prompts/get" => self.goose_prompt(params).await,
+            "config/prompts/save" => self.goose_save_prompt(params).await,
+            "config/prompts/reset" => self.goose_reset_prompt(params).await,
             "config/remove" => self.goose_config_remove(params).await,
             "preferences/read" => self.goose_preferences(params).await,
             "preferences/save" => self.goose_save_preferences(params).await,
             "preferences/remove" => self.goose_remove_preferences(params).await,
             "defaults/read" => self.goose_defaults().await,
+            "defaults/clear" => self.goose_clear_defaults().await,
             "defaults/save" => self.goose_save_defaults(params).await,
             "providers/config/status" => self.goose_provider_status(params).await,
             "providers/config/read" => self.goose_provider_config(params).await,
             "providers/config/save" => self.goose_save_provider(params).await,
+            "providers/config/authenticate" => self.goose_sign_in(id, params).await,
             "providers/config/delete" => self.goose_forget_provider(params).await,
             "providers/custom/create" => self.goose_create_provider(params).await,
             "providers/custom/read" => self.goose_read_provider(params).await,
             "providers/custom/update" => self.goose_update_provider(params).await,
             "providers/custom/delete" => self.goose_delete_provider(params).await,
+            "providers/readiness/check" => self.goose_readiness(params).await,
             "providers/list" => self.goose_providers(params).await,
             "providers/supported-models/list" => self.goose_models(params).await,
             "providers/inventory/refresh" => self.goose_refresh(params),

@@ -1,8 +1,8 @@
 //! Goose's methods about providers: what there is, whether it is set up, and setting it up.
 
 use gander_proto::v1::{
-    DeleteSecretRequest, GetConfigValueRequest, GetSecretStatusRequest, ListModelsRequest,
-    ListProvidersRequest, Provider, ProviderKind, SetConfigValueRequest, SetSecretRequest,
+    CheckProviderRequest, DeleteSecretRequest, GetConfigValueRequest, GetSecretStatusRequest,
+    ListModelsRequest, ListProvidersRequest, Provider, ProviderKind, SetConfigValueRequest, SetSecretRequest,
     UnsetConfigValueRequest,
 };
 use serde_json::{Value, json};
@@ -163,6 +163,19 @@ impl Inner {
         self.provider_changed(&provider.provider_id).await
     }
 
+    /// Whether a provider can be used: it is asked for its models.
+    pub(super) async fn goose_readiness(&self, params: &Value) -> Outcome {
+        let provider_id = text(params, &["providerId"])?;
+        let request = CheckProviderRequest { provider_id: provider_id.to_owned(), model_id: String::new() };
+        let checked = self.client.providers().check_provider(request).await.map_err(RpcError::from)?;
+        let checked = checked.into_inner();
+        let mut answer = json!({"providerId": provider_id, "ready": checked.working});
+        if let (Some(error), Some(answer)) = (checked.error, answer.as_object_mut()) {
+            answer.insert("error".to_owned(), json!(error.message));
+        }
+        Ok(Handled::Reply(answer))
+    }
+
     pub(super) async fn goose_forget_provider(&self, params: &Value) -> Outcome {
         let provider = self.provider(text(params, &["providerId"])?).await?;
         for key in provider.config_keys {
@@ -177,7 +190,7 @@ impl Inner {
         self.provider_changed(&provider.provider_id).await
     }
 
-    async fn provider_changed(&self, provider_id: &str) -> Outcome {
+    pub(super) async fn provider_changed(&self, provider_id: &str) -> Outcome {
         let provider = self.provider(provider_id).await?;
         let refresh = json!({"started": [], "skipped": []});
         Ok(Handled::Reply(json!({"status": status(&provider), "refresh": refresh})))

@@ -4,24 +4,21 @@ use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use gander_proto::v1::{
-    CallToolRequest, ExportSessionRequest, ImportSessionRequest, InstructionMode, ListToolsRequest,
-    ReadResourceRequest, RuleDecision, Session, SessionInstruction, SteerTurnRequest, TurnInput,
-    call_tool_response::Payload, import_session_request::Source, resource_contents::Contents,
+    CallToolRequest, InstructionMode, ListToolsRequest, ReadResourceRequest, RuleDecision, Session,
+    SessionInstruction, SteerTurnRequest, TurnInput, call_tool_response::Payload,
+    resource_contents::Contents,
 };
 use serde_json::{Value, json};
 
-use super::{about, done, parsed, text};
+use super::{about, done, meta, parsed, text};
 use crate::{
     agent::{
         Inner,
         dispatch::{Handled, Outcome, required},
     },
     rpc::RpcError,
-    translate::{content, iso},
+    translate::content,
 };
-
-/// Exports larger than this do not fit into one message.
-const MAX_EXPORT: usize = 48 * 1024 * 1024;
 
 fn only(session_id: &str) -> Session {
     Session { session_id: session_id.to_owned(), ..Session::default() }
@@ -30,7 +27,10 @@ fn only(session_id: &str) -> Session {
 impl Inner {
     pub(super) async fn goose_info(&self, params: &Value) -> Outcome {
         let session = self.session(required(params, "sessionId")?).await?;
-        Handled::reply(&json!({"session": crate::agent::lifecycle::session_info(&session)}))
+        let default_model = self.default_model_of(&session).await;
+        let info = crate::agent::lifecycle::session_info(&session)
+            .meta(meta::of_session(&session, default_model.as_ref()));
+        Handled::reply(&json!({"session": info}))
     }
 
     pub(super) async fn goose_working_dir(&self, params: &Value) -> Outcome {
@@ -44,8 +44,8 @@ impl Inner {
         let session_id = required(params, "sessionId")?;
         let mut labels = self.session(session_id).await?.labels;
         match params.get("projectId").and_then(Value::as_str).filter(|id| !id.is_empty()) {
-            Some(project) => labels.insert("goose.project_id".to_owned(), project.to_owned()),
-            None => labels.remove("goose.project_id"),
+            Some(project) => labels.insert(meta::PROJECT.to_owned(), project.to_owned()),
+            None => labels.remove(meta::PROJECT),
         };
         self.update(Session { labels, ..only(session_id) }, "labels").await?;
         Ok(done())
@@ -79,44 +79,6 @@ impl Inner {
         let steered = self.client.turns().steer_turn(request).await.map_err(about(session_id))?;
         let run_id = steered.into_inner().turn_id;
         Ok(Handled::Reply(json!({"runId": run_id, "messageId": message_id})))
-    }
-
-    pub(super) async fn goose_export(&self, params: &Value) -> Outcome {
-        let session_id = required(params, "sessionId")?;
-        if params.get("format").and_then(Value::as_str).is_some_and(|format| format != "json") {
-            return Err(RpcError::params("format must be json"));
-        }
-        let request = ExportSessionRequest { session_id: session_id.to_owned(), exclude_content: false };
-        let mut stream =
-            self.client.sessions().export_session(request).await.map_err(about(session_id))?.into_inner();
-        let mut data = Vec::new();
-        while let Some(chunk) = stream.message().await.map_err(about(session_id))? {
-            data.extend_from_slice(&chunk.data);
-            if data.len() > MAX_EXPORT {
-                return Err(RpcError::internal(
-                    "the session is too large for one message; `gander session export` writes it to a file",
-                ));
-            }
-        }
-        let data = String::from_utf8(data).map_err(|_| RpcError::internal("the export is not text"))?;
-        Ok(Handled::Reply(json!({"data": data})))
-    }
-
-    pub(super) async fn goose_import(&self, params: &Value) -> Outcome {
-        let data = text(params, &["input", "data"])?.to_owned();
-        let request = ImportSessionRequest {
-            source: Some(Source::ExportData(data.into_bytes().into())),
-            idempotency_key: uuid::Uuid::now_v7().to_string(),
-            ..ImportSessionRequest::default()
-        };
-        let imported = self.client.sessions().import_session(request).await.map_err(RpcError::from)?;
-        let session = imported.into_inner().session.unwrap_or_default();
-        Ok(Handled::Reply(json!({
-            "sessionId": session.session_id,
-            "title": content::non_empty(&session.title),
-            "updatedAt": session.update_time.as_ref().and_then(iso),
-            "messageCount": session.message_count,
-        })))
     }
 
     pub(super) async fn goose_tools(&self, params: &Value) -> Outcome {

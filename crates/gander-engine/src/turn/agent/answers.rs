@@ -31,6 +31,24 @@ pub(super) fn definition(call: &ToolCall) -> ToolDefinition {
     }
 }
 
+/// Whether an agent's call is one of a tool that it was given: agents call them by several schemes, all with the names of
+/// server and tool.
+pub(super) fn is_given_tool(call: &ToolCall, tool: &ToolDefinition) -> bool {
+    let (server, name) = (&tool.extension_name, &tool.tool_name);
+    if server.is_empty() || name.is_empty() {
+        return false;
+    }
+    let by_name = [
+        format!("mcp__{server}__{name}"),
+        format!("mcp_{server}_{name}"),
+        format!("{server}__{name}"),
+        format!("{server}_{name}"),
+        format!("{server}.{name}"),
+        format!("{server}/{name}"),
+    ];
+    by_name.contains(&call.tool_name) || call.title == format!("{name} ({server} MCP Server)")
+}
+
 pub(super) fn offered(option: &AgentPermissionOption) -> PermissionOption {
     use AgentPermissionKind as K;
     let (kind, remember_scope) = match option.kind {
@@ -136,6 +154,29 @@ mod tests {
             let got = answered(&question, &options, &resolved(InteractionOutcome::Answered, answer));
             assert_eq!(got.0.as_deref(), id, "{shown}");
             assert_eq!((got.1.map(|r| r.allowed), got.2), (allowed, stop), "{shown}");
+        }
+    }
+
+    #[test]
+    fn tools_that_an_agent_was_given_are_recognised() {
+        let tool = ToolDefinition {
+            extension_name: "memory".into(),
+            tool_name: "remember".into(),
+            ..definition(&ToolCall::streaming("x", "1"))
+        };
+        for (name, title, given) in [
+            ("mcp__memory__remember", "", true),
+            ("memory__remember", "", true),
+            ("memory.remember", "", true),
+            ("other", "remember (memory MCP Server)", true),
+            ("remember", "", false),
+            ("mcp__memory__forget", "remember", false),
+            ("Bash", "memory__remember", false),
+        ] {
+            let mut call = ToolCall::streaming(name, "1");
+            name.clone_into(&mut call.tool_name);
+            title.clone_into(&mut call.title);
+            assert_eq!(is_given_tool(&call, &tool), given, "{name} {title}");
         }
     }
 

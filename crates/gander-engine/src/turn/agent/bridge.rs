@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use gander_domain::{
-    Interaction, ItemId, Payload, TurnId, Usage,
+    ErrorReason, Interaction, ItemId, Payload, TurnId, Usage,
     host::{HostCallKind, HostCallOutcome},
     interaction::{
         Answer, FormAction, InteractionKind, InteractionOutcome, InteractionState, PermissionQuestion,
@@ -16,21 +16,23 @@ use gander_domain::{
     item::{PermissionRecord, ToolCall, ToolCallStatus},
     permission::{self, Verdict},
     session::{Mode, Plan, SessionOption},
+    tool::ToolDefinition,
     usage::{Cost, CostSource},
 };
+use gander_mcp::SessionExtensions;
 use gander_model::{AgentClient, AgentElicitation, AgentElicitationAnswer, AgentPermission, AgentUpdate};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    answers::{answered, choose, definition, offered},
+    answers::{answered, choose, definition, is_given_tool, offered},
     effects::{report, set_commands, set_options, set_title},
     transcript::{Out, Transcript},
 };
 use crate::{
     redact::SecretFilter,
     services::Services,
-    session::{Core, SessionHandle, Withdraw, call_host},
+    session::{Core, HostAsk, SessionHandle, Withdraw, ask_able_host},
     source::Mint,
 };
 
@@ -52,6 +54,19 @@ struct Turn {
     stop: CancellationToken,
     mode: Option<Mode>,
     transcript: Transcript,
+    /// What the agent says that this prompt has cost.
+    cost: Option<Cost>,
+    /// What it may cost, and what is cancelled once it has.
+    allowance_micros: Option<i64>,
+    spent: CancellationToken,
+}
+
+/// What ends a prompt from outside.
+pub(super) struct Signals {
+    /// Cancelled by an answer that ends the turn.
+    pub(super) stop: CancellationToken,
+    /// Cancelled when the turn's money is used up.
+    pub(super) spent: CancellationToken,
 }
 
 /// What changes while the agent lives.
@@ -78,6 +93,8 @@ pub(crate) struct Bridge {
     provider_id: String,
     model_id: String,
     secrets: Arc<SecretFilter>,
+    /// What the agent was given.
+    extensions: std::sync::OnceLock<std::sync::Weak<SessionExtensions>>,
     state: Mutex<State>,
     me: std::sync::Weak<Bridge>,
 }
@@ -99,6 +116,7 @@ impl Bridge {
             provider_id: provider_id.to_owned(),
             model_id: model_id.to_owned(),
             secrets,
+            extensions: std::sync::OnceLock::new(),
             state: Mutex::new(State {
                 turn: None,
                 between,
@@ -123,13 +141,44 @@ impl Bridge {
         self.name.get().unwrap_or(&self.provider_id).clone()
     }
 
-    /// What follows belongs to this turn. The token is cancelled by an answer that ends the turn.
+    pub(super) fn session(&self) -> &SessionHandle {
+        &self.session
+    }
+
+    pub(super) fn secrets(&self) -> &SecretFilter {
+        &self.secrets
+    }
+
+    /// What the agent is given. Set once, before it is opened.
+    pub(super) fn set_extensions(&self, extensions: &Arc<SessionExtensions>) {
+        let _ = self.extensions.set(Arc::downgrade(extensions));
+    }
+
+    pub(super) fn extensions(&self) -> Option<Arc<SessionExtensions>> {
+        self.extensions.get()?.upgrade()
+    }
+
+    /// The session's mode as it is now.
+    pub(super) async fn session_mode(&self) -> Mode {
+        let read = self.session.edit(|core| Ok(core.state.session.mode)).await;
+        let mode = read.ok().and_then(Result::ok).and_then(|read| read.value);
+        mode.unwrap_or_else(|| self.services.configured_mode())
+    }
+
+    /// Something that the agent did by way of gander, as part of its turn if there is one.
+    pub(super) async fn note(&self, payload: Payload) {
+        let turn_id = self.state.lock().await.turn.as_ref().map(|turn| turn.turn_id.clone());
+        self.emit(turn_id, Out { payloads: vec![payload], ..Out::default() }).await;
+    }
+
+    /// What follows belongs to this turn, which may cost so much more.
     pub(super) async fn begin(
         &self,
         turn_id: &TurnId,
         cancel: &CancellationToken,
         mode: Option<Mode>,
-    ) -> CancellationToken {
+        allowance_micros: Option<i64>,
+    ) -> Signals {
         let mut state = self.state.lock().await;
         let mut out = Out::default();
         state.between.close_open(&mut out);
@@ -140,10 +189,19 @@ impl Bridge {
             Some(turn_id.clone()),
             &self.model_id,
         );
-        let (cancel, stop) = (cancel.clone(), CancellationToken::new());
+        let (stop, spent) = (CancellationToken::new(), CancellationToken::new());
         state.muted = false;
-        state.turn = Some(Turn { turn_id: turn_id.clone(), cancel, stop: stop.clone(), mode, transcript });
-        stop
+        state.turn = Some(Turn {
+            turn_id: turn_id.clone(),
+            cancel: cancel.clone(),
+            stop: stop.clone(),
+            mode,
+            transcript,
+            cost: None,
+            allowance_micros,
+            spent: spent.clone(),
+        });
+        Signals { stop, spent }
     }
 
     /// Shows the agent's settings as they are now.
@@ -151,14 +209,14 @@ impl Bridge {
         self.edit(|core| set_options(core, options)).await;
     }
 
-    /// The agent has ended its turn.
-    pub(super) async fn end(&self) {
+    /// The agent has ended its prompt; gives what it has cost.
+    pub(super) async fn end(&self) -> Option<Cost> {
         let mut state = self.state.lock().await;
-        if let Some(mut turn) = state.turn.take() {
-            let mut out = Out::default();
-            turn.transcript.finish(&mut out);
-            self.emit(Some(turn.turn_id), out).await;
-        }
+        let mut turn = state.turn.take()?;
+        let mut out = Out::default();
+        turn.transcript.finish(&mut out);
+        self.emit(Some(turn.turn_id), out).await;
+        turn.cost
     }
 
     /// The turn was cut; its open items are closed with it. Until the agent has noticed nothing is stored.
@@ -212,6 +270,9 @@ impl Bridge {
             AgentUpdate::Usage { context_used_tokens, context_window_tokens, cost } => {
                 state.context = Some((context_used_tokens, context_window_tokens));
                 let cost = cost.and_then(|cost| self.new_cost(state, cost));
+                if let (Some(turn), Some(cost)) = (&mut state.turn, &cost) {
+                    turn.spend(cost);
+                }
                 let context = state.context;
                 self.edit(move |core| report(core, turn_id, Usage::default(), cost, context)).await;
             }
@@ -294,9 +355,8 @@ impl Bridge {
     }
 
     /// Tokens of a whole prompt.
-    pub(super) async fn report_usage(&self, turn_id: &TurnId, usage: Usage) {
+    pub(super) async fn report_usage(&self, turn_id: Option<TurnId>, usage: Usage) {
         let context = self.state.lock().await.context;
-        let turn_id = Some(turn_id.clone());
         self.edit(move |core| report(core, turn_id, usage, None, context)).await;
     }
 
@@ -361,7 +421,6 @@ impl Bridge {
                     turn_id: turn.turn_id.clone(),
                     cancel: turn.cancel.clone(),
                     stop: turn.stop.clone(),
-                    mode: turn.mode,
                 };
                 (&mut turn.transcript, Some(turned))
             }
@@ -390,12 +449,20 @@ impl Bridge {
         self.emit(turn_id, out).await;
     }
 
-    async fn verdict(&self, call: &ToolCall, mode: Option<Mode>) -> Verdict {
+    /// What mode and rules say of an agent's call. Of a tool that the agent was given more is known than its name.
+    async fn verdict(&self, call: &ToolCall) -> Verdict {
+        let tools = self.extensions().map(|extensions| extensions.tools()).unwrap_or_default();
+        let given = tools.into_iter().find(|tool| is_given_tool(call, tool));
+        self.verdict_of(&given.unwrap_or_else(|| definition(call))).await
+    }
+
+    pub(super) async fn verdict_of(&self, tool: &ToolDefinition) -> Verdict {
+        let turns = self.state.lock().await.turn.as_ref().and_then(|turn| turn.mode);
         let read = self.session.edit(|core| Ok((core.applicable_rules(), core.state.session.mode))).await;
         let Ok(Ok(read)) = read else { return Verdict::Ask };
         let (rules, session_mode) = read.value;
-        let mode = mode.or(session_mode).unwrap_or_else(|| self.services.configured_mode());
-        permission::decide(mode, &definition(call), &rules)
+        let mode = turns.or(session_mode).unwrap_or_else(|| self.services.configured_mode());
+        permission::decide(mode, tool, &rules)
     }
 
     async fn decide(&self, question: AgentPermission) -> Option<String> {
@@ -403,7 +470,7 @@ impl Bridge {
         let (call, item_id, turned) = self.asked_call(question.call).await?;
         let options = question.options;
         let allowed = |allowed: bool, source: &str| PermissionRecord { allowed, source: source.to_owned() };
-        match self.verdict(&call, turned.as_ref().and_then(|t| t.mode)).await {
+        match self.verdict(&call).await {
             Verdict::Allow(source) => {
                 if let Some(id) = choose(&options, true, false) {
                     self.set_permission(&call_id, ToolCallStatus::Running, Some(allowed(true, source))).await;
@@ -477,24 +544,16 @@ impl Bridge {
     }
 
     async fn host(&self, kind: HostCallKind) -> Option<HostCallOutcome> {
-        let able = |kind: &HostCallKind, host: &gander_domain::host::HostCapabilities| match kind {
-            HostCallKind::FsRead { .. } => host.fs_read,
-            HostCallKind::FsWrite { .. } => host.fs_write,
-            HostCallKind::TerminalRun { .. } => host.terminal,
-            HostCallKind::Tool { .. } => false,
-        };
-        let asked = kind.clone();
-        let read = self
-            .session
-            .edit(move |core| Ok(core.host_capabilities().is_some_and(|host| able(&asked, host))));
-        let there = matches!(read.await, Ok(Ok(committed)) if committed.value);
-        if !there {
+        let terminal = matches!(kind, HostCallKind::TerminalRun { .. });
+        if terminal && !self.services.editor_terminals() {
             return None;
         }
-        let terminal = matches!(kind, HostCallKind::TerminalRun { .. });
         let deadline = if terminal { HOST_TERMINAL } else { HOST_FILE };
-        let outcome = call_host(&self.session, None, kind, deadline).await;
-        Some(outcome.unwrap_or_else(|error| HostCallOutcome::Failed { message: error.message }))
+        let outcome = ask_able_host(&self.session, HostAsk::new(kind, deadline)).await?;
+        Some(outcome.unwrap_or_else(|error| HostCallOutcome::Failed {
+            message: error.message,
+            refused: error.reason == ErrorReason::CapabilityMissing,
+        }))
     }
 }
 
@@ -503,12 +562,35 @@ struct Turned {
     turn_id: TurnId,
     cancel: CancellationToken,
     stop: CancellationToken,
-    mode: Option<Mode>,
+}
+
+impl Turn {
+    /// Counts what the agent has spent.
+    fn spend(&mut self, cost: &Cost) {
+        let before = self.cost.as_ref().map_or(0, |cost| cost.amount_micros);
+        let amount_micros = before.saturating_add(cost.amount_micros);
+        self.cost = Some(Cost { amount_micros, ..cost.clone() });
+        if self.allowance_micros.is_some_and(|allowance| amount_micros >= allowance) {
+            self.spent.cancel();
+        }
+    }
 }
 
 impl AgentClient for Bridge {
     fn update(&self, update: AgentUpdate) -> BoxFuture<'_, ()> {
         self.take(update).boxed()
+    }
+
+    fn forbids_work(&self) -> BoxFuture<'_, Option<String>> {
+        async {
+            let turns = self.state.lock().await.turn.as_ref().and_then(|turn| turn.mode);
+            let mode = match turns {
+                Some(mode) => mode,
+                None => self.session_mode().await,
+            };
+            (mode == Mode::Chat).then(|| "tools are off in chat mode; answer without them".to_owned())
+        }
+        .boxed()
     }
 
     fn permission(&self, question: AgentPermission) -> BoxFuture<'_, Option<String>> {

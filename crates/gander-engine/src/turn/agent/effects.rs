@@ -75,7 +75,7 @@ pub(super) fn report(
         cost,
         cost_totals,
     };
-    core.emit(turn_id, Payload::UsageReported(report));
+    core.emit(turn_id, Payload::UsageReported(Box::new(report)));
 }
 
 impl Core {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use gander_domain::{ErrorDetail, Part, SessionId};
+use gander_mcp::Door;
 use gander_model::{AgentOpen, AgentPromptEnd, AgentSession};
 use tokio::{
     sync::{Notify, watch},
@@ -38,12 +39,17 @@ pub(super) struct Link {
     busy: watch::Sender<(u64, bool)>,
     /// The user said something while a turn runs.
     pub(super) steered: Notify,
+    /// The session's mode is another.
+    pub(super) mode_changed: Notify,
+    /// To the extensions that the agent was given.
+    _door: Option<Door>,
 }
 
 /// What an agent is started with: when it differs, the agent has to be started anew.
-pub(super) fn fingerprint(provider_id: &str, request: &AgentOpen) -> u64 {
+pub(super) fn fingerprint(provider_id: &str, request: &AgentOpen, offer: Option<u64>) -> u64 {
     let mut hasher = DefaultHasher::new();
     provider_id.hash(&mut hasher);
+    offer.hash(&mut hasher);
     request.working_directory.hash(&mut hasher);
     request.additional_directories.hash(&mut hasher);
     request.environment.hash(&mut hasher);
@@ -52,13 +58,20 @@ pub(super) fn fingerprint(provider_id: &str, request: &AgentOpen) -> u64 {
 }
 
 impl Link {
-    pub(super) fn new(fingerprint: u64, session: Arc<dyn AgentSession>, bridge: Arc<Bridge>) -> Arc<Self> {
+    pub(super) fn new(
+        fingerprint: u64,
+        session: Arc<dyn AgentSession>,
+        bridge: Arc<Bridge>,
+        door: Option<Door>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             fingerprint,
             session,
             bridge,
             busy: watch::Sender::new((0, false)),
             steered: Notify::new(),
+            mode_changed: Notify::new(),
+            _door: door,
         })
     }
 
@@ -145,6 +158,13 @@ impl AgentLinks {
         }
     }
 
+    /// The session's mode is another: an agent that works learns of it at once, others with their next prompt.
+    pub(crate) fn mode_changed(&self, session_id: &SessionId) {
+        if let Some(link) = self.get(session_id) {
+            link.mode_changed.notify_one();
+        }
+    }
+
     /// Ends the session's agent, if it has one.
     pub(crate) async fn close(&self, session_id: &SessionId) {
         let link = self.links().remove(session_id);
@@ -189,9 +209,10 @@ impl Running {
     /// Tells the agent to stop and waits a moment; what it takes longer it does in the background.
     pub(super) async fn cancel(&mut self, wait: Duration) {
         self.told = timeout(CANCEL_WRITE, self.link.session.cancel()).await.is_ok();
-        let ended = timeout(wait, self.end()).await.is_ok();
+        let ended = timeout(wait, self.end()).await;
         self.link.bridge.cut().await;
-        if ended {
+        if let Ok(end) = ended {
+            note_usage(&self.link, &end).await;
             self.link.bridge.unmute().await;
         }
     }
@@ -206,12 +227,23 @@ impl Drop for Running {
                 let _ = timeout(PATIENCE, link.session.cancel()).await;
             }
             link.bridge.cut().await;
-            if timeout(PATIENCE, prompt).await.is_err() {
-                tracing::warn!("the agent did not stop after a cancel; its process is ended");
-                link.session.close().await;
+            match timeout(PATIENCE, prompt).await {
+                Ok(Ok(end)) => note_usage(&link, &end).await,
+                Ok(Err(_)) => {}
+                Err(_) => {
+                    tracing::warn!("the agent did not stop after a cancel; its process is ended");
+                    link.session.close().await;
+                }
             }
             link.bridge.unmute().await;
             link.set_busy(false);
         });
+    }
+}
+
+/// What a prompt that was cut has used counts for the session.
+async fn note_usage(link: &Link, end: &End) {
+    if let Ok(AgentPromptEnd { usage: Some(usage), .. }) = end {
+        link.bridge.report_usage(None, *usage).await;
     }
 }

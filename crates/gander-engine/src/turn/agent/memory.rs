@@ -43,6 +43,8 @@ pub(super) struct Record {
     pub(super) cost_micros: i64,
     /// Settings of the agent that a client chose.
     pub(super) chosen: BTreeMap<String, String>,
+    /// The mode that the agent was taken out of because the session's own does not allow it.
+    pub(super) away_from: Option<String>,
 }
 
 impl Record {

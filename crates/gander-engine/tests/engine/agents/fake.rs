@@ -109,6 +109,8 @@ impl AgentBackend for FakeBackend {
                 continued,
                 name: "Fake".into(),
                 accepts_images: true,
+                read_only_modes: vec!["plan".into()],
+                unattended_modes: vec!["wild".into()],
                 ..AgentOpened::default()
             };
             let cancelled = Mutex::new(CancellationToken::new());
@@ -129,7 +131,7 @@ pub(super) fn option(id: &str, category: &str, value: &str) -> SessionOption {
         category: category.into(),
         kind: "select".into(),
         value: value.into(),
-        choices: vec![choice("ask"), choice("plan"), choice("big")],
+        choices: vec![choice("wild"), choice("ask"), choice("plan"), choice("big")],
     }
 }
 

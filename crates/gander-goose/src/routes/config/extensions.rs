@@ -9,6 +9,7 @@ use axum::{
     routing::{delete, get},
 };
 use gander_client::ClientError;
+use gander_formats::goose_session::extension;
 use gander_proto::v1::{
     ConfiguredExtension, DeleteExtensionRequest, ErrorReason, ListExtensionsRequest, ListExtensionsResponse,
     PutExtensionRequest, extension_config::Kind,
@@ -17,7 +18,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Answer;
-use crate::{App, error::ApiError, extension, extract::Json};
+use crate::{App, error::ApiError, extract::Json};
 
 pub(super) fn routes() -> Router<App> {
     Router::new()

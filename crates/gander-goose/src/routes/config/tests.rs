@@ -1,9 +1,10 @@
 use axum::http::Method;
+use gander_formats::goose_session::extension;
 use gander_proto::v1::{self as pb, ErrorReason};
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::{extension, testing::Daemon};
+use crate::testing::Daemon;
 
 fn value(key: &str, value: &Value) -> pb::ConfigValue {
     pb::ConfigValue { key: key.to_owned(), value_json: value.to_string(), origin: 3 }

@@ -30,8 +30,28 @@ pub(super) fn routes() -> Router<App> {
 
 #[derive(Deserialize)]
 struct Filter {
-    /// `openai`, `anthropic` or `ollama`. Absent: all.
-    format: Option<String>,
+    #[serde(default)]
+    format: Format,
+}
+
+/// Which dialect a template speaks.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    #[default]
+    Openai,
+    Anthropic,
+    Ollama,
+}
+
+impl Format {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Openai => "openai",
+            Self::Anthropic => "anthropic",
+            Self::Ollama => "ollama",
+        }
+    }
 }
 
 async fn offered(app: &App) -> Result<Vec<Provider>, ApiError> {
@@ -54,7 +74,7 @@ async fn list(State(app): State<App>, Query(filter): Query<Filter>) -> Answer<Ve
         .filter_map(|found| async { found })
         .collect::<Vec<_>>()
         .await;
-    let wanted = |format: &Value| filter.format.as_ref().is_none_or(|wanted| format == wanted);
+    let wanted = |format: &Value| format == filter.format.word();
     let entries = definitions.iter().map(|(provider, definition)| {
         let mut entry = head(provider, definition);
         let count = definition.get("models").and_then(Value::as_array).map_or(0, Vec::len);
@@ -70,10 +90,24 @@ fn head(provider: &Provider, definition: &Map<String, Value>) -> Map<String, Val
         ("id".to_owned(), provider.provider_id.clone().into()),
         ("name".to_owned(), provider.display_name.clone().into()),
         ("format".to_owned(), text("engine")),
-        ("api_url".to_owned(), text("base_url")),
+        ("api_url".to_owned(), address(definition).into()),
         ("doc_url".to_owned(), provider.doc_url.clone().into()),
         ("env_var".to_owned(), text("api_key_env")),
     ])
+}
+
+/// Where requests go, in one piece: what a form takes over from a template is this address alone. Settings in it have
+/// their defaults.
+fn address(definition: &Map<String, Value>) -> String {
+    let text = |field: &str| definition.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (base, path) = (text("base_url").trim_end_matches('/'), text("base_path").trim_matches('/'));
+    let mut address = if path.is_empty() { base.to_owned() } else { format!("{base}/{path}") };
+    for setting in definition.get("env_vars").and_then(Value::as_array).into_iter().flatten() {
+        if let (Some(name), Some(default)) = (setting["name"].as_str(), setting["default"].as_str()) {
+            address = address.replace(&format!("${{{name}}}"), default.trim_end_matches('/'));
+        }
+    }
+    address
 }
 
 async fn template(State(app): State<App>, Path(id): Path<String>) -> Answer {

@@ -32,6 +32,12 @@ struct Form {
     engine: String,
     display_name: String,
     api_url: String,
+    /// Behind `api_url`; absent in forms of the earlier windows.
+    #[serde(default)]
+    base_path: Option<String>,
+    /// The template that the form was filled in from.
+    #[serde(default)]
+    catalog_provider_id: Option<String>,
     api_key: String,
     models: Vec<String>,
     #[serde(default)]
@@ -73,6 +79,12 @@ fn fill(definition: &mut Map<String, Value>, form: &Form) -> Result<(), ApiError
     definition.insert("requires_auth".to_owned(), form.requires_auth.into());
     if let Some(streaming) = form.supports_streaming {
         definition.insert("supports_streaming".to_owned(), streaming.into());
+    }
+    for (field, text) in [("base_path", &form.base_path), ("catalog_provider_id", &form.catalog_provider_id)]
+    {
+        if let Some(text) = text {
+            definition.insert(field.to_owned(), text.clone().into());
+        }
     }
     if let Some(headers) = &form.headers {
         let headers: Map<String, Value> =
@@ -145,7 +157,8 @@ pub(super) async fn fetch(app: &App, id: &str) -> Result<GetCustomProviderRespon
     Ok(found.into_inner())
 }
 
-async fn create(State(app): State<App>, Json(form): Json<Form>) -> Answer<String> {
+/// The later windows go on to choose a model of the provider that is named here; the earlier ones read nothing.
+async fn create(State(app): State<App>, Json(form): Json<Form>) -> Answer {
     let mut definition = Map::new();
     fill(&mut definition, &form)?;
     let description = format!("Custom provider {}", form.display_name.trim());
@@ -156,8 +169,7 @@ async fn create(State(app): State<App>, Json(form): Json<Form>) -> Answer<String
         ..Default::default()
     };
     let made = app.client().providers().create_custom_provider(request).await?.into_inner();
-    let id = made.provider.unwrap_or_default().provider_id;
-    Ok(Json(format!("Custom provider added - ID: {id}")))
+    Ok(Json(json!({ "provider_name": made.provider.unwrap_or_default().provider_id })))
 }
 
 async fn read(State(app): State<App>, Path(id): Path<String>) -> Answer {

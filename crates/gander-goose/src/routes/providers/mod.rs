@@ -45,6 +45,7 @@ pub(crate) fn routes() -> Router<App> {
         .route("/config/model-info", post(model_info))
         .route("/handle_openrouter", post(openrouter))
         .route("/handle_tetrate", post(tetrate))
+        .route("/handle_nanogpt", post(nanogpt))
         .merge(custom::routes())
         .merge(catalog::routes())
 }
@@ -262,6 +263,10 @@ async fn openrouter(State(app): State<App>) -> Answer {
 
 async fn tetrate(State(app): State<App>) -> Answer {
     set_up(&app, "tetrate").await
+}
+
+async fn nanogpt(State(app): State<App>) -> Answer {
+    set_up(&app, "nanogpt").await
 }
 
 /// Always 200: Desktop shows the message.

@@ -212,7 +212,7 @@ async fn a_form_becomes_a_definition() {
     let made = pb::CreateCustomProviderResponse { provider: stored(&json!({})).provider };
     let daemon = Daemon::new().on("ProviderService/CreateCustomProvider", &made);
     let reply = daemon.post("/config/custom-providers", form()).await;
-    assert_eq!(reply.ok(), json!("Custom provider added - ID: custom_my_llm"));
+    assert_eq!(reply.ok(), json!({"provider_name": "custom_my_llm"}));
     let request: pb::CreateCustomProviderRequest = daemon.request("ProviderService/CreateCustomProvider");
     assert_eq!(request.api_key.as_deref(), Some("k"));
     let sent: Value = serde_json::from_str(&request.definition_json).unwrap();
@@ -220,6 +220,16 @@ async fn a_form_becomes_a_definition() {
         "base_url": "https://llm/v1", "requires_auth": true, "supports_streaming": true, "headers": {"h": "v"},
         "models": [{"name": "a", "context_limit": 128_000}, {"name": "b", "context_limit": 128_000}]});
     assert_eq!(sent, expected);
+
+    // The form of later windows.
+    let mut later = form();
+    later["base_path"] = json!("v2/chat");
+    later["catalog_provider_id"] = json!("groq");
+    let daemon = Daemon::new().on("ProviderService/CreateCustomProvider", &made);
+    daemon.post("/config/custom-providers", later).await.ok();
+    let request: pb::CreateCustomProviderRequest = daemon.request("ProviderService/CreateCustomProvider");
+    let sent: Value = serde_json::from_str(&request.definition_json).unwrap();
+    assert_eq!((&sent["base_path"], &sent["catalog_provider_id"]), (&json!("v2/chat"), &json!("groq")));
 
     let mut unknown = form();
     unknown["engine"] = json!("telepathy");
@@ -277,17 +287,18 @@ async fn templates_are_the_definitions_of_the_daemon() {
         provider("openai", pb::ProviderKind::Preferred),
         provider("groq", pb::ProviderKind::Declarative),
     ];
-    let definition = json!({"name": "groq", "engine": "openai", "display_name": "Groq", "base_url": "https://g",
-        "api_key_env": "GROQ_API_KEY", "models": [{"name": "gpt-4o", "context_limit": 5}]});
+    let definition = json!({"name": "groq", "engine": "openai", "display_name": "Groq", "base_url": "${HOST}",
+        "base_path": "v2/chat", "env_vars": [{"name": "HOST", "default": "https://g/"}], "api_key_env": "GROQ_API_KEY", "models": [{"name": "gpt-4o", "context_limit": 5}]});
     let daemon = || {
         Daemon::new()
             .on("ProviderService/ListProviders", &pb::ListProvidersResponse { providers: providers.clone() })
             .on("ProviderService/GetCustomProvider", &stored(&definition))
     };
-    let entry = json!({"id": "groq", "name": "GROQ", "format": "openai", "api_url": "https://g",
+    let entry = json!({"id": "groq", "name": "GROQ", "format": "openai", "api_url": "https://g/v2/chat",
         "doc_url": "https://example.com", "env_var": "GROQ_API_KEY", "model_count": 1});
     assert_eq!(daemon().get("/config/provider-catalog").await.ok(), json!([entry]));
     assert_eq!(daemon().get("/config/provider-catalog?format=ollama").await.ok(), json!([]));
+    assert_eq!(daemon().get("/config/provider-catalog?format=telex").await.status, 400);
     let template = daemon().get("/config/provider-catalog/groq").await.ok();
     assert_eq!(template["models"][0]["id"], "gpt-4o");
     assert_eq!(template["supports_streaming"], true);
@@ -322,7 +333,7 @@ async fn a_sign_in_ends_the_answer_with_its_outcome_or_the_page_to_open() {
 #[tokio::test]
 async fn onboarding_cards_always_get_an_answer() {
     let method = "ProviderService/AuthenticateProvider";
-    for path in ["/handle_openrouter", "/handle_tetrate"] {
+    for path in ["/handle_openrouter", "/handle_tetrate", "/handle_nanogpt"] {
         let daemon = Daemon::new().fails(method, Code::Unimplemented, ErrorReason::NotImplemented, "not yet");
         let expected = json!({"success": false, "message": "not yet"});
         assert_eq!(daemon.post(path, Value::Null).await.ok(), expected);

@@ -80,7 +80,9 @@ async fn save(State(app): State<App>, Json(body): Json<Save>) -> Answer {
         ..Default::default()
     };
     let saved = app.client().recipes().save_recipe(request).await?.into_inner();
-    Ok(Json(json!({ "id": saved.recipe.unwrap_or_default().recipe_id })))
+    let recipe = saved.recipe.unwrap_or_default();
+    let file_name = recipe.file_path.rsplit(['/', '\\']).next().unwrap_or_default();
+    Ok(Json(json!({ "id": recipe.recipe_id, "file_name": file_name, "file_path": recipe.file_path })))
 }
 
 async fn security_warning(app: &App, recipe: &Value) -> Result<Option<String>, ApiError> {

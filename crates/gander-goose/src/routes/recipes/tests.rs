@@ -52,7 +52,9 @@ async fn a_recipe_is_checked_and_saved() {
             .on("RecipeService/ValidateRecipe", &findings(&[pb::RecipeSeverity::Warning]))
             .on("RecipeService/SaveRecipe", &saved);
         let reply = daemon.post("/recipes/save", json!({"recipe": recipe(), "id": id})).await;
-        assert_eq!(reply.ok(), json!({"id": "0123456789abcdef"}));
+        let expected_answer = json!({"id": "0123456789abcdef", "file_name": "daily-news.yaml",
+            "file_path": "/r/daily-news.yaml"});
+        assert_eq!(reply.ok(), expected_answer);
         let request: pb::SaveRecipeRequest = daemon.request("RecipeService/SaveRecipe");
         assert_eq!((sent(&request.recipe_json), request.recipe_id.as_str()), (recipe(), expected));
     }

@@ -84,7 +84,8 @@ Examples:
   gander schedule add \"0 9 * * 1-5\" triage.yaml -p repo=a/b     at nine on weekdays
   gander schedule add --id check \"*/30 * * * * *\" check          six fields: every thirty seconds
 
-Times are local. What is due while no daemon runs, or while the run before goes on, is skipped.")]
+Times are local; where day of month and weekday are both restricted, both must match, as in Goose.
+What is due while no daemon runs, or while the run before goes on, is skipped.")]
     Add {
         /// When: minute, hour, day, month, weekday; or six fields with seconds first
         cron: String,

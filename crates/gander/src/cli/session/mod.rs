@@ -6,6 +6,7 @@ use std::{io::Write as _, path::Path, time::Duration};
 
 use futures::StreamExt as _;
 use gander_client::{Client, WatchOptions};
+use gander_formats::goose_session::{self, ImportError};
 use gander_proto::v1::{
     DeleteSessionRequest, ExportSessionRequest, ForkSessionRequest, GetSessionRequest, ImportSessionRequest,
     Item, ListEventsRequest, ListItemsRequest, ListSessionsRequest, Session, SessionKind, SessionState,
@@ -361,11 +362,13 @@ fn source(data: Vec<u8>) -> CliResult<Source> {
     let Some(text) = is_goose.then(|| std::str::from_utf8(&data).ok()).flatten() else {
         return Ok(Source::ExportData(data.into()));
     };
-    let wrong =
-        |error: String| CliError::new(format!("the file is no session of gander's or Goose's: {error}"));
-    let document =
-        gander_formats::session::Document::parse(text).map_err(|error| wrong(error.to_string()))?;
-    Ok(Source::Document(Box::new(gander_goose::session_document(&document).map_err(wrong)?)))
+    let document = goose_session::import(text).map_err(|error| match error {
+        ImportError::Document(error) => {
+            CliError::new(format!("the file is no session of gander's or Goose's: {error}"))
+        }
+        error => CliError::new(error.to_string()),
+    })?;
+    Ok(Source::Document(Box::new(document)))
 }
 
 /// All sessions of Goose's own database.

@@ -6,31 +6,32 @@
 
 use std::collections::HashMap;
 
-use gander_formats::{
+use gander_proto::v1::{self as pb, extension_config::Kind};
+use serde_json::{Map, Value};
+
+use crate::{
     FormatError,
     extension::{
         self as format, ExtensionConfig, ExtensionTransport, ProtocolEra, SamplingPolicy, Sandbox,
         SandboxMode, ToolAnnotations, ToolDefinition, ToolVisibility, extension_key,
     },
 };
-use gander_proto::v1::{self as pb, extension_config::Kind};
-use serde_json::{Map, Value};
 
 /// Reads Goose's JSON.
 ///
 /// # Errors
 /// The first field that is missing or has the wrong type; see [`format::from_value`].
-pub(crate) fn to_proto(json: &Value) -> Result<pb::ExtensionConfig, FormatError> {
+pub fn to_proto(json: &Value) -> Result<pb::ExtensionConfig, FormatError> {
     format::from_value(json).map(|config| message(&config))
 }
 
 /// Writes Goose's JSON with every field that Goose writes for the kind.
-pub(crate) fn to_json(config: &pb::ExtensionConfig) -> Value {
+pub fn to_json(config: &pb::ExtensionConfig) -> Value {
     format::to_value(&model(config))
 }
 
 /// One entry of Goose's list of configured extensions: the configuration's fields beside `enabled`.
-pub(crate) fn entry_json(config: &pb::ExtensionConfig, enabled: bool) -> Map<String, Value> {
+pub fn entry_json(config: &pb::ExtensionConfig, enabled: bool) -> Map<String, Value> {
     let mut map = match to_json(config) {
         Value::Object(map) => map,
         _ => Map::new(),
@@ -40,7 +41,7 @@ pub(crate) fn entry_json(config: &pb::ExtensionConfig, enabled: bool) -> Map<Str
 }
 
 /// What does not prevent a start but probably is not meant, one sentence each.
-pub(crate) fn warnings(config: &pb::ExtensionConfig) -> Vec<String> {
+pub fn warnings(config: &pb::ExtensionConfig) -> Vec<String> {
     format::warnings(&model(config)).into_iter().map(|found| found.description).collect()
 }
 

@@ -6,13 +6,13 @@
 
 use std::collections::HashMap;
 
-use gander_formats::session::Message;
 use gander_proto::v1::{Interaction, Item, ItemState, Turn, item::Body};
 
 use super::message::{Frame, contents, question, tool_response, turn_end};
+use crate::session::Message;
 
 /// The conversation. `items` in the order of the log; `turns` in any order.
-pub(crate) fn conversation(items: &[Item], turns: &[Turn], questions: &[Interaction]) -> Vec<Message> {
+pub fn conversation(items: &[Item], turns: &[Turn], questions: &[Interaction]) -> Vec<Message> {
     let mut fold = Fold::default();
     let turns: HashMap<&str, &Turn> = turns.iter().map(|turn| (turn.turn_id.as_str(), turn)).collect();
     let last: HashMap<&str, usize> =

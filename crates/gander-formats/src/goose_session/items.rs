@@ -1,16 +1,21 @@
 //! Goose's messages → what the API takes: input of a turn, and items of a history.
 
-use std::collections::{HashMap, HashSet};
-
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use gander_formats::session::{Action, CallResult, Content, Message, Outcome, Role};
-use gander_proto::v1::{
-    AgentMessage, Annotations, Item, ItemOrigin, ItemState, MediaPart, Notice, NoticeLevel, Part,
-    ResourceContents, ResourceLink, Thought, ToolCall, ToolCallStatus, ToolOutcome, ToolResult, TurnInput,
-    UnknownPart, UserMessage, Visibility, item::Body, media_part, part, resource_contents,
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet, VecDeque},
 };
-use prost_types::Timestamp;
-use serde_json::{Map, Value};
+
+use gander_proto::v1::{
+    AgentMessage, Item, ItemOrigin, ItemState, Notice, NoticeLevel, Part, Thought, ToolCall, ToolCallStatus,
+    ToolOutcome, ToolResult, TurnInput, UserMessage, Visibility, item::Body, part,
+};
+use serde_json::Value;
+
+use super::{
+    blocks::{bare, block_part, content_part, unknown},
+    times::from_seconds,
+};
+use crate::session::{Action, Call, CallResult, Content, Message, Outcome, Role};
 
 /// What Goose's older windows say where newer ones say `/compact`.
 const COMPACT: &str = "Please compact this conversation";
@@ -25,13 +30,8 @@ fn id_or_empty(id: Option<&str>) -> String {
     id.filter(|id| is_id(id)).unwrap_or_default().to_owned()
 }
 
-fn time(seconds: i64) -> Option<Timestamp> {
-    // Times beyond the year 9999 are no times of the API.
-    (0..=253_402_300_799).contains(&seconds).then_some(Timestamp { seconds, nanos: 0 })
-}
-
 /// The filled-in form in a message, with the id of its question.
-pub(crate) fn form_answer(message: &Message) -> Option<(&str, &Value)> {
+pub fn form_answer(message: &Message) -> Option<(&str, &Value)> {
     message.content.iter().find_map(|content| match content {
         Content::ActionRequired { data: Action::ElicitationResponse { id, user_data } } => {
             Some((id.as_str(), user_data))
@@ -44,7 +44,7 @@ pub(crate) fn form_answer(message: &Message) -> Option<(&str, &Value)> {
 ///
 /// # Errors
 /// A content that no person can send, or a picture that is no base64; the sentence names it.
-pub(crate) fn turn_input(message: &Message) -> Result<TurnInput, String> {
+pub fn turn_input(message: &Message) -> Result<TurnInput, String> {
     let mut parts = Vec::with_capacity(message.content.len());
     for (index, content) in message.content.iter().enumerate() {
         match content {
@@ -70,49 +70,13 @@ pub(crate) fn turn_input(message: &Message) -> Result<TurnInput, String> {
     Ok(TurnInput {
         parts,
         message_id: id_or_empty(message.id.as_deref()),
-        client_create_time: time(message.created),
-    })
-}
-
-/// Text without the invisible "tag" characters, which people cannot see and models obey.
-fn visible(text: &str) -> String {
-    text.chars().filter(|c| !('\u{E0000}'..='\u{E007F}').contains(c)).collect()
-}
-
-fn content_part(content: &Content) -> Option<Part> {
-    let (body, annotations, meta) = match content {
-        Content::Text { text, annotations, meta } => (part::Body::Text(visible(text)), annotations, meta),
-        Content::Image { data, mime_type, annotations, meta } => {
-            let data = STANDARD.decode(data).ok()?;
-            (part::Body::Image(media(data, mime_type)), annotations, meta)
-        }
-        _ => return None,
-    };
-    Some(Part {
-        body: Some(body),
-        annotations: annotations.as_ref().and_then(hints),
-        meta_json: meta.as_ref().filter(|meta| meta.is_object()).map(Value::to_string).unwrap_or_default(),
-        size_bytes: 0,
-    })
-}
-
-fn media(data: Vec<u8>, mime_type: &str) -> MediaPart {
-    MediaPart { source: Some(media_part::Source::Data(data.into())), mime_type: mime_type.to_owned() }
-}
-
-fn hints(value: &Value) -> Option<Annotations> {
-    let map = value.as_object()?;
-    let audience = map.get("audience").and_then(Value::as_array).into_iter().flatten();
-    Some(Annotations {
-        audience: audience.filter_map(|who| who.as_str().map(str::to_owned)).collect(),
-        priority: map.get("priority").and_then(Value::as_f64),
-        last_modified: None,
+        client_create_time: from_seconds(message.created),
     })
 }
 
 /// Messages of a document → items, all complete. Message ids are kept; ids of calls become item ids where `keep_ids`
 /// says so and they are usable and do not repeat.
-pub(crate) fn items(messages: &[Message], keep_ids: bool) -> Vec<Item> {
+pub fn history(messages: &[Message], keep_ids: bool) -> Vec<Item> {
     let results = results(messages);
     let mut seen = HashSet::new();
     let mut items = Vec::new();
@@ -131,8 +95,7 @@ pub(crate) fn items(messages: &[Message], keep_ids: bool) -> Vec<Item> {
 }
 
 /// What calls gave, by id, in order: ids repeat in documents of some providers.
-type Results<'a> =
-    HashMap<&'a str, std::cell::RefCell<std::collections::VecDeque<(&'a Outcome<CallResult>, i64)>>>;
+type Results<'a> = HashMap<&'a str, RefCell<VecDeque<(&'a Outcome<CallResult>, i64)>>>;
 
 fn results(messages: &[Message]) -> Results<'_> {
     let mut results: Results<'_> = HashMap::new();
@@ -160,8 +123,8 @@ fn message_items(
             model: message.metadata.agent_visible,
         }),
         origin: ItemOrigin::Import as i32,
-        create_time: time(message.created),
-        complete_time: time(message.created),
+        create_time: from_seconds(message.created),
+        complete_time: from_seconds(message.created),
         ..Item::default()
     };
     let mut parts: Vec<Part> = Vec::new();
@@ -191,7 +154,8 @@ fn message_items(
                 flush(&mut parts, items);
                 let result = results.get(id.as_str()).and_then(|queue| queue.borrow_mut().pop_front());
                 let call = tool_call_body(id, tool_call, meta.as_ref(), result.map(|(result, _)| result));
-                let complete_time = result.and_then(|(_, created)| time(created)).or(base.complete_time);
+                let complete_time =
+                    result.and_then(|(_, created)| from_seconds(created)).or(base.complete_time);
                 let body = Some(Body::ToolCall(Box::new(call)));
                 items.push(Item { item_id: item_id(id), body, complete_time, ..base.clone() });
                 continue;
@@ -230,18 +194,9 @@ fn message_items(
     flush(&mut parts, items);
 }
 
-fn unknown(value: &Value) -> Part {
-    let kind = value.get("type").and_then(Value::as_str).unwrap_or("unknown").to_owned();
-    part(part::Body::Unknown(UnknownPart { kind, raw_json: value.to_string() }))
-}
-
-fn part(body: part::Body) -> Part {
-    Part { body: Some(body), ..Part::default() }
-}
-
 fn tool_call_body(
     id: &str,
-    call: &Outcome<gander_formats::session::Call>,
+    call: &Outcome<Call>,
     meta: Option<&Value>,
     result: Option<&Outcome<CallResult>>,
 ) -> ToolCall {
@@ -266,12 +221,12 @@ fn tool_call_body(
             (status, tool_result(outcome, value.content.iter().map(block_part).collect(), Some(value)))
         }
         Some(Outcome::Error { error }) => {
-            let parts = vec![part(part::Body::Text(error.clone()))];
+            let parts = vec![bare(part::Body::Text(error.clone()))];
             (ToolCallStatus::Failed, tool_result(ToolOutcome::ProtocolError, parts, None))
         }
         None => {
             let text = "No result was recorded for this call.".to_owned();
-            let parts = vec![part(part::Body::Text(text))];
+            let parts = vec![bare(part::Body::Text(text))];
             (ToolCallStatus::Cancelled, tool_result(ToolOutcome::Cancelled, parts, None))
         }
     };
@@ -299,52 +254,4 @@ fn tool_result(outcome: ToolOutcome, parts: Vec<Part>, value: Option<&CallResult
         meta_json: json(value.and_then(|value| value.meta.as_ref()).filter(|meta| meta.is_object())),
         ..ToolResult::default()
     }
-}
-
-/// One of MCP's content blocks → a part; what is not understood is kept verbatim.
-fn block_part(block: &Value) -> Part {
-    let text = |field: &str| block.get(field).and_then(Value::as_str);
-    let bytes = |field: &str| text(field).and_then(|data| STANDARD.decode(data).ok());
-    let mime_type = text("mimeType").unwrap_or_default();
-    let body = match text("type") {
-        Some("text") => text("text").map(|text| part::Body::Text(text.to_owned())),
-        Some("image") => bytes("data").map(|data| part::Body::Image(media(data, mime_type))),
-        Some("audio") => bytes("data").map(|data| part::Body::Audio(media(data, mime_type))),
-        Some("resource") => block.get("resource").and_then(Value::as_object).map(resource_part),
-        Some("resource_link") => text("uri").map(|uri| {
-            part::Body::ResourceLink(ResourceLink {
-                uri: uri.to_owned(),
-                name: text("name").unwrap_or_default().to_owned(),
-                title: text("title").unwrap_or_default().to_owned(),
-                description: text("description").unwrap_or_default().to_owned(),
-                mime_type: mime_type.to_owned(),
-                size_bytes: block.get("size").and_then(Value::as_i64),
-            })
-        }),
-        _ => None,
-    };
-    match body {
-        None => unknown(block),
-        Some(body) => Part {
-            body: Some(body),
-            annotations: block.get("annotations").and_then(hints),
-            meta_json: block.get("_meta").filter(|m| m.is_object()).map(Value::to_string).unwrap_or_default(),
-            size_bytes: 0,
-        },
-    }
-}
-
-fn resource_part(map: &Map<String, Value>) -> part::Body {
-    let text = |field: &str| map.get(field).and_then(Value::as_str);
-    let contents = match (text("text"), text("blob").and_then(|blob| STANDARD.decode(blob).ok())) {
-        (Some(text), _) => Some(resource_contents::Contents::Text(text.to_owned())),
-        (None, Some(data)) => Some(resource_contents::Contents::Data(data.into())),
-        (None, None) => None,
-    };
-    part::Body::Resource(ResourceContents {
-        uri: text("uri").unwrap_or_default().to_owned(),
-        mime_type: text("mimeType").unwrap_or_default().to_owned(),
-        contents,
-        meta_json: map.get("_meta").filter(|m| m.is_object()).map(Value::to_string).unwrap_or_default(),
-    })
 }

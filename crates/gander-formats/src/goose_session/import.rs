@@ -1,31 +1,34 @@
-//! A document of Goose → what the daemon imports.
+//! Goose's document → what the daemon imports.
 
 use std::collections::HashMap;
 
-use gander_formats::session::Document;
 use gander_proto::v1::{
     ModelSelection, Session, SessionDocument, SessionRecipe, SessionUsage, TitleSource, Usage,
 };
-use prost_types::Timestamp;
 use serde_json::Value;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{chat::input, extension, session};
+use super::{
+    ImportError,
+    document::{PROJECT, kind_of, mode_of},
+    extension,
+    items::history,
+    times,
+};
+use crate::session::Document;
 
-/// The document with everything that it tells. The provider and the model stay behind, as with Goose: the importing
-/// person may not have them.
+/// A document that was read before, with everything that it tells. The provider and the model stay behind, as with
+/// Goose: the importing person may not have them.
 ///
 /// # Errors
 /// An extension that cannot be read; the sentence names it.
-pub fn document(document: &Document) -> Result<SessionDocument, String> {
+pub fn import_document(document: &Document) -> Result<SessionDocument, ImportError> {
     let messages = document.conversation.as_deref().unwrap_or_default();
     let extensions = document.enabled_extensions();
     let mut configs = Vec::with_capacity(extensions.len());
     for (index, value) in extensions.iter().enumerate() {
-        let config = extension::to_proto(value).map_err(|error| {
-            format!("extension_data[\"enabled_extensions.v0\"].extensions[{index}].{error}")
-        })?;
-        configs.push(config);
+        let below = format!("extension_data[\"enabled_extensions.v0\"].extensions[{index}]");
+        configs
+            .push(extension::to_proto(value).map_err(|error| ImportError::Extension(error.below(&below)))?);
     }
     let state: HashMap<String, String> = document
         .extension_data
@@ -39,19 +42,20 @@ pub fn document(document: &Document) -> Result<SessionDocument, String> {
             session_id: document.id.clone(),
             title: document.name.clone(),
             title_source: title_source as i32,
-            kind: session::kind_of(&document.session_type) as i32,
+            kind: kind_of(&document.session_type) as i32,
             working_directory: document.working_dir.clone(),
-            mode: document.goose_mode.as_deref().and_then(session::mode_of).map(|mode| mode as i32),
+            mode: document.goose_mode.as_deref().and_then(mode_of).map(|mode| mode as i32),
             recipe: recipe(document),
             extension_state_json: state,
             usage: Some(usage(document)),
-            create_time: time(&document.created_at),
-            update_time: time(&document.updated_at),
+            create_time: times::parsed(&document.created_at),
+            update_time: times::parsed(&document.updated_at),
             schedule_id: document.schedule_id.clone().unwrap_or_default(),
             model: None::<ModelSelection>,
+            labels: document.project_id.iter().map(|id| (PROJECT.to_owned(), id.clone())).collect(),
             ..Session::default()
         }),
-        items: input::items(messages, true),
+        items: history(messages, true),
         format: "goose".to_owned(),
         extensions: configs,
     })
@@ -84,9 +88,4 @@ fn usage(document: &Document) -> SessionUsage {
         )),
         cost_totals: None,
     }
-}
-
-fn time(text: &str) -> Option<Timestamp> {
-    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-    Some(Timestamp { seconds: time.unix_timestamp(), nanos: i32::try_from(time.nanosecond()).ok()? })
 }
