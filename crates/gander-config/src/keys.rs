@@ -60,6 +60,11 @@ pub const KNOWN_KEYS: &[KnownKey] = &[
     plain("GOOSE_MAX_TOKENS", "Most tokens of one answer of the model.", None).holding(Form::Count(1)),
     plain("GOOSE_TEMPERATURE", "Temperature of the model, 0 to 2. Unset: the provider's own.", None).holding(Form::Number(0.0, 2.0)),
     plain(
+        "GOOSE_THINKING_EFFORT",
+        "How much models think before they speak, for those that can choose: off, low, medium, high or max. Unset: the provider's own.",
+        None,
+    ).holding(Form::Word(&["off", "low", "medium", "high", "max"])),
+    plain(
         "GOOSE_AUTO_COMPACT_THRESHOLD",
         "Share of the context window that may be used before the conversation is summarized; 0 or 1 switches it off.",
         Some("0.8"),

@@ -149,6 +149,40 @@ impl Mode {
     }
 }
 
+/// How much a model thinks before it speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ThoughtLevel {
+    /// As little as the model allows, nothing where that is possible.
+    Off,
+    Low,
+    Medium,
+    High,
+    /// As much as the model allows.
+    Max,
+}
+
+impl ThoughtLevel {
+    /// All levels, the least first.
+    pub const ALL: [Self; 5] = [Self::Off, Self::Low, Self::Medium, Self::High, Self::Max];
+
+    /// Goose's name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Max => "max",
+        }
+    }
+
+    /// Parses Goose's name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.as_str() == text)
+    }
+}
+
 /// Which model answers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -166,6 +200,9 @@ pub struct ModelSelection {
     /// Extra body fields for the provider, JSON object text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extra_params_json: Option<String>,
+    /// `None`: the provider's own default. Left out for models that cannot choose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thought_level: Option<ThoughtLevel>,
 }
 
 /// A piece of system prompt that a client added.

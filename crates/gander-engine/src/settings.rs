@@ -1,7 +1,7 @@
 //! Settings of the loop, read from the configuration each time, so that a change counts at once.
 
 use gander_config::Config;
-use gander_domain::session::ModelSelection;
+use gander_domain::session::{ModelSelection, ThoughtLevel};
 
 use crate::{hints, models::ResolvedModel, redact::SecretFilter, services::Services};
 
@@ -25,6 +25,10 @@ pub(crate) fn complete_selection(config: &Config, selection: &mut ModelSelection
     let temperature = config.get_f64("GOOSE_TEMPERATURE").ok().flatten().filter(|t| (0.0..=2.0).contains(t));
     selection.temperature_millis =
         selection.temperature_millis.or_else(|| temperature.map(|t| (t * 1000.0).round() as u32));
+    selection.thought_level = selection.thought_level.or_else(|| {
+        let level = config.get_string("GOOSE_THINKING_EFFORT").ok().flatten()?;
+        ThoughtLevel::parse(level.trim().to_ascii_lowercase().as_str())
+    });
 }
 
 impl Services {

@@ -49,21 +49,19 @@ pub(crate) fn trace_context() -> Option<gander_mcp::TraceContext> {
     None
 }
 
-/// Starts log and export. `default_filter` has the form of `RUST_LOG`; `GANDER_LOG` in the environment wins over it.
+/// Starts log and export. `default_filter` has the form of `RUST_LOG` and keeps `rmcp` at `info` or less; `GANDER_LOG` in the
+/// environment wins over it.
 ///
 /// Must be called inside a tokio runtime when traces are to be exported.
 ///
 /// # Errors
 /// An exporter that cannot be set up. The log works all the same.
 pub fn start(environment: &Environment, default_filter: &str, ansi: bool) -> Result<Telemetry, impl Display> {
-    let filter = environment
-        .get("GANDER_LOG")
-        .and_then(|text| EnvFilter::try_new(text).ok())
-        .unwrap_or_else(|| EnvFilter::new(default_filter));
-    // It logs messages whole, and so the pieces of a tool's output, in which nobody could find a secret that is cut.
-    let filter = match "rmcp=info".parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
+    let wanted = environment.get("GANDER_LOG").and_then(|text| EnvFilter::try_new(text).ok());
+    let filter = match (wanted, "rmcp=info".parse()) {
+        // It logs messages whole, and so the pieces of a tool's output, in which nobody could find a secret that is cut.
+        (Some(wanted), Ok(no_more)) => wanted.add_directive(no_more),
+        (wanted, _) => wanted.unwrap_or_else(|| EnvFilter::new(default_filter)),
     };
     hide_environment(environment);
     hide_in_panics();

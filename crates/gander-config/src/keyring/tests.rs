@@ -1,6 +1,5 @@
 //! Against a real keyring on a bus of its own, and against what may stand in its place: nothing, a bus without a keyring,
-//! one that is locked, one that never answers, one that
-//! answers oddly.
+//! one that is locked, one that never answers, one that answers oddly.
 
 use std::{
     fs,
@@ -475,13 +474,16 @@ fn answer(has_collection: bool, call: &Message, path: &str, member: &str) -> Ans
             let (sought, session): (Vec<zbus::ObjectPath<'_>>, zbus::ObjectPath<'_>) =
                 body.deserialize().unwrap();
             assert_eq!(session.as_str(), "/session");
-            let secret = |value: &[u8]| (session.clone(), Vec::<u8>::new(), value.to_vec(), "text/plain");
+            let secrets = |values: &[&[u8]]| -> BTreeMap<_, _> {
+                let sent = |value: &&[u8]| (session.clone(), Vec::<u8>::new(), value.to_vec(), "text/plain");
+                values.iter().map(|value| (item.clone(), sent(value))).collect()
+            };
             match sought[0].as_str() {
-                "/asks" => says().build(&(BTreeMap::<zbus::ObjectPath<'_>, u32>::new(),)),
+                "/asks" => says().build(&secrets(&[])),
                 "/wrong" => says().build(&FIRST),
-                "/binary" => says().build(&BTreeMap::from([(item, secret(&[0xff]))])),
+                "/binary" => says().build(&secrets(&[&[0xff]])),
                 "/silent" => return None,
-                _ => says().build(&BTreeMap::from([(item, secret(FIRST.as_bytes()))])),
+                _ => says().build(&secrets(&[FIRST.as_bytes()])),
             }
         }
         _ => Message::error(&header, "org.freedesktop.DBus.Error.UnknownMethod").build(&""),

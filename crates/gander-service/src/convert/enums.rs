@@ -10,7 +10,7 @@ use gander_domain::{
     },
     item::{Executor, ItemState, NoticeLevel, Origin, ToolCallStatus, ToolKind, ToolOutcome},
     permission::{RememberScope, RuleDecision},
-    session::{Mode, SessionKind, SessionState, TitleSource},
+    session::{Mode, SessionKind, SessionState, ThoughtLevel, TitleSource},
     turn::{InterruptCause, StopReason, TurnState},
     usage::{CostSource, UsagePurpose},
 };
@@ -59,6 +59,7 @@ both! {
         User, Scheduled, Subagent, Hidden, Terminal,
     }
     mode_to_pb, mode_from_pb: Mode = SessionMode { Auto, Approve, SmartApprove, Chat }
+    thought_level_to_pb, thought_level_from_pb: ThoughtLevel = ThoughtLevel { Off, Low, Medium, High, Max }
     turn_state_to_pb, turn_state_from_pb: TurnState = TurnState {
         Queued, Running, AwaitingInput, Cancelling, Completed, Failed, Cancelled, Interrupted,
     }

@@ -201,6 +201,7 @@ pub(super) fn model() -> ModelSelection {
         temperature_millis: Some(700),
         max_output_tokens: Some(10),
         extra_params_json: Some("{\"a\":1}".into()),
+        thought_level: Some(ThoughtLevel::Max),
     }
 }
 

@@ -104,12 +104,17 @@ pub(crate) fn model_to_pb(model: &ModelSelection) -> pb::ModelSelection {
         temperature: model.temperature_millis.map(|t| f64::from(t) / 1_000.0),
         max_output_tokens: model.max_output_tokens.map(int64),
         recording: None,
+        thought_level: model.thought_level.map_or(0, enums::thought_level_to_pb),
     }
 }
 
 pub(crate) fn model_from_pb(model: pb::ModelSelection, at: &At<'_>, v: &mut Violations) -> ModelSelection {
     if model.recording.is_some() {
         v.add(&at.field("recording"), "is not supported by this build; leave it unset");
+    }
+    let thought_level = enums::thought_level_from_pb(model.thought_level);
+    if model.thought_level != 0 && thought_level.is_none() {
+        v.add(&at.field("thought_level"), "must be OFF, LOW, MEDIUM, HIGH or MAX");
     }
     let temperature_millis = model.temperature.and_then(|t| {
         if (0.0..=100.0).contains(&t) {
@@ -128,6 +133,7 @@ pub(crate) fn model_from_pb(model: pb::ModelSelection, at: &At<'_>, v: &mut Viol
         temperature_millis,
         max_output_tokens: v.positive(&at.field("max_output_tokens"), model.max_output_tokens),
         extra_params_json: v.json_object(&at.field("extra_params_json"), model.extra_params_json),
+        thought_level,
     }
 }
 

@@ -164,10 +164,12 @@ fn violations_of_single_values() {
             context_limit: Some(0),
             extra_params_json: "{".into(),
             recording: Some(pb::ModelRecording::default()),
+            thought_level: 77,
             ..Default::default()
         }),
         [
             "model.recording",
+            "model.thought_level",
             "model.temperature",
             "model.provider_id",
             "model.context_limit",
