@@ -531,7 +531,7 @@ async fn a_session_keeps_its_model_when_the_next_one_cannot_work() {
         let refused = events::refused(client.sessions().update_session(choose(provider_id)).await);
         assert!(refused.is(reason) && refused.message.contains(words), "{refused:?}");
     }
-    let request = pb::GetSessionRequest { session_id: session_id.clone(), ..Default::default() };
+    let request = pb::GetSessionRequest { session_id: session_id.clone() };
     let kept = client.sessions().get_session(request).await.expect("a session").into_inner();
     assert_eq!(kept.session.expect("a session").model, None);
     client

@@ -343,7 +343,8 @@ mod tests {
             let mut all = vec![String::new()];
             let mut last = all.clone();
             for _ in 0..longest {
-                last = last.iter().flat_map(|word| letters.iter().map(move |l| format!("{word}{l}"))).collect();
+                last =
+                    last.iter().flat_map(|word| letters.iter().map(move |l| format!("{word}{l}"))).collect();
                 all.extend(last.clone());
             }
             all

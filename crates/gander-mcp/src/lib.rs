@@ -52,7 +52,9 @@ pub use config::{config_hash, substitute};
 pub use door::{Door, DoorKeeper};
 pub use events::HostEvent;
 pub use features::{CompletionResult, CompletionTarget};
-pub use host::{BuiltinConnection, BuiltinFactory, BuiltinInfo, HostOptions, McpHost, SessionContext, TraceContext};
+pub use host::{
+    BuiltinConnection, BuiltinFactory, BuiltinInfo, HostOptions, McpHost, SessionContext, TraceContext,
+};
 pub use launch::Container;
 pub use lists::{
     PromptArgument, PromptInfo, PromptMessage, PromptResult, ResourceInfo, ResourceTemplateInfo,

@@ -208,8 +208,7 @@ async fn a_builtin_is_listed_and_called() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_tells_its_server_where_it_belongs_in_a_trace() {
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let session =
-        Session::with(|options| options.trace_context = Some(Arc::new(|| Some(PARENT.to_owned()))));
+    let session = Session::with(|options| options.trace_context = Some(Arc::new(|| Some(PARENT.to_owned()))));
     session.add(config("lab", ExtensionTransport::Builtin)).await;
     let given = async |meta: Option<&str>| {
         let (mut call, _progress) = request("lab__echo", "{}");
