@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use gander_bridge_tests::{TestDaemon, events, eventually, pb};
+use gander_model::testing::FakeOpenAi;
 use serde_json::{Value, json};
 
 use crate::{
@@ -194,6 +195,86 @@ async fn modes_and_options_follow_each_other_and_other_clients() {
     client.sessions().update_session(update).await.expect("updated");
     let mode = peer.update("current_mode_update").await;
     assert_eq!(mode["currentModeId"], "auto");
+    peer.close().await;
+    daemon.finish().await;
+}
+
+/// The thought level is one setting for all clients, and the provider's server is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_thought_level_is_set_by_any_client_and_sent() {
+    let fake = FakeOpenAi::start().await.expect("a fake");
+    let daemon = TestDaemon::start().await;
+    let client = daemon.unix().await;
+    let definition = json!({
+        "name": "thinker", "engine": "openai", "display_name": "Thinker", "base_url": fake.chat_url(),
+        "requires_auth": false, "models": [{"name": "text"}, {"name": "two_calls"}], "dynamic_models": false,
+        "thinking_words": {"text": ["none", "low", "medium", "high"]},
+    });
+    let create = pb::CreateCustomProviderRequest {
+        definition_json: definition.to_string(),
+        ..pb::CreateCustomProviderRequest::default()
+    };
+    let made = client.providers().create_custom_provider(create).await.expect("made").into_inner();
+    let provider_id = made.provider.expect("a provider").provider_id;
+    for (key, value) in [("GOOSE_PROVIDER", provider_id.as_str()), ("GOOSE_MODEL", "text")] {
+        let request = pb::SetConfigValueRequest {
+            key: key.to_owned(),
+            value_json: json!(value).to_string(),
+            ..pb::SetConfigValueRequest::default()
+        };
+        client.config().set_config_value(request).await.expect("set");
+    }
+    let mut peer = Peer::with(&daemon, json!({})).await;
+    let new =
+        peer.call("session/new", json!({"cwd": daemon.work(), "mcpServers": []})).await.expect("a session");
+    let session_id = new["sessionId"].as_str().expect("an id").to_owned();
+    let options = new["configOptions"].as_array().expect("options");
+    let categories: Vec<_> = options.iter().filter_map(|o| o["category"].as_str()).collect();
+    assert_eq!(categories, ["mode", "model", "thought_level", "model_config"]);
+    assert_eq!(options[2]["currentValue"], "default");
+    let told = |fake: &FakeOpenAi| {
+        let seen = fake.requests();
+        let chats = seen.iter().filter(|seen| seen.body["tools"].is_array());
+        chats.map(|seen| seen.body["reasoning_effort"].clone()).collect::<Vec<_>>()
+    };
+    peer.call("session/prompt", prompt(&session_id, "one")).await.expect("answered");
+    assert_eq!(told(&fake), [Value::Null]);
+
+    // Goose's preference holds for sessions that set nothing.
+    let high = json!({"values": [{"key": "gooseThinkingEffort", "value": "high"}]});
+    peer.call("_goose/unstable/preferences/save", high).await.expect("saved");
+    peer.call("session/prompt", prompt(&session_id, "two")).await.expect("answered");
+    assert_eq!(told(&fake), [Value::Null, json!("high")]);
+
+    // Over ACP, seen over gRPC.
+    let set = json!({"sessionId": session_id, "configId": "thought_level", "value": "low"});
+    let answer = peer.call("session/set_config_option", set).await.expect("set");
+    assert_eq!(answer["configOptions"][2]["currentValue"], "low");
+    let get = pb::GetSessionRequest { session_id: session_id.clone() };
+    let session = client.sessions().get_session(get).await.expect("known").into_inner();
+    let session = session.session.expect("a session");
+    assert_eq!(session.model.expect("a model").thought_level(), pb::ThoughtLevel::Low);
+    events::complete(&client, &session_id, "three").await;
+    assert_eq!(told(&fake).last(), Some(&json!("low")));
+
+    // Over gRPC, seen over ACP.
+    peer.forget();
+    let set = pb::SetSessionOptionRequest {
+        session_id: session_id.clone(),
+        option_id: "thought_level".to_owned(),
+        value: Some(pb::SessionOptionValue {
+            value: Some(pb::session_option_value::Value::Choice("off".to_owned())),
+        }),
+        ..pb::SetSessionOptionRequest::default()
+    };
+    client.sessions().set_session_option(set).await.expect("set");
+    let update = peer.update("config_option_update").await;
+    assert_eq!(update["configOptions"][2]["currentValue"], "off");
+    events::complete(&client, &session_id, "four").await;
+    assert_eq!(told(&fake).last(), Some(&json!("none")));
+    let gooses = json!({"sessionId": session_id, "configId": "thinking_effort", "value": "max"});
+    let answer = peer.call("session/set_config_option", gooses).await.expect("set by Goose's name");
+    assert_eq!(answer["configOptions"][2]["currentValue"], "max");
     peer.close().await;
     daemon.finish().await;
 }

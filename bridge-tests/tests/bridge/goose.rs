@@ -225,8 +225,7 @@ async fn what_does_not_heal_is_told_in_the_stream() {
     let rest = Surface::start().await;
     let lost = rest.run("no-such-session", "said0001", "say it").await;
     assert_eq!(lost, [json!({"type": "Error", "error": "Failed to read session: Session not found"})]);
-    let session_id = rest.session_with(json!([])).await;
-    rest.choose_model(&session_id, "no-such-provider").await;
+    let session_id = rest.session_of_provider("no-such-provider").await;
     let refused = rest.run(&session_id, "said0000", "say nothing").await;
     assert_eq!((refused.len(), &refused[0]["type"]), (1, &json!("Error")), "{refused:#?}");
     assert_eq!(rest.conversation(&session_id).await, Vec::<Value>::new(), "what cannot be tried is not said");

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use futures::{StreamExt as _, stream::BoxStream};
 use gander::daemon::DaemonOptions;
 use gander_bridge_tests::{
-    DEADLINE, TestDaemon, client_options, daemon::environment_with, eventually, pb, soon, window,
+    DEADLINE, TestDaemon, client_options, daemon::environment_with, events, eventually, pb, soon, window,
 };
 use gander_client::{Client, Endpoint};
 use gander_goose::{App, Options};
@@ -97,6 +97,18 @@ impl Surface {
     }
 
     /// Chooses a session's provider over gRPC, which takes any.
+    /// A session whose model was chosen when the provider was still there.
+    pub(crate) async fn session_of_provider(&self, provider_id: &str) -> String {
+        let model = pb::ModelSelection {
+            provider_id: provider_id.to_owned(),
+            model_id: "m".to_owned(),
+            ..Default::default()
+        };
+        let session =
+            pb::CreateSessionRequest { model: Some(model), ..events::bare_session(&self.daemon.work()) };
+        events::create(&self.daemon.unix().await, session).await
+    }
+
     pub(crate) async fn choose_model(&self, session_id: &str, provider_id: &str) {
         let model = pb::ModelSelection {
             provider_id: provider_id.to_owned(),

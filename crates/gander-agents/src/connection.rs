@@ -37,7 +37,8 @@ const SHOWN: usize = 200;
 pub(crate) trait Handler: Send + Sync + 'static {
     fn notification<'a>(&'a self, method: &'a str, params: &'a Value) -> BoxFuture<'a, ()>;
 
-    /// `None`: no such method.
+    /// Called in the order in which the agent sent its messages; what must keep that order happens before the future is
+    /// returned. `None`: no such method.
     fn request(
         self: Arc<Self>,
         method: String,
@@ -194,19 +195,20 @@ impl Connection {
     fn serve(self: &Arc<Self>, id: Value, method: String, params: Value, handler: Arc<dyn Handler>) {
         let key = id.to_string();
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let full = self.state().serving.len() >= MAX_REQUESTS;
+        // Called here and not in the task: what the agent sends next may be about this request.
+        let work = (!full).then(|| handler.request(method.clone(), params));
         let mut state = self.state();
         if state.ended.is_some() {
             return;
         }
-        let full = state.serving.len() >= MAX_REQUESTS;
         let connection = Arc::downgrade(self);
         let task_key = key.clone();
         let task = tokio::spawn(async move {
-            let answer = if full {
-                Err(RpcError::new(crate::failure::INTERNAL, "too many requests are open"))
-            } else {
-                let unknown = || RpcError::new(METHOD_NOT_FOUND, format!("no method {method:?}"));
-                handler.request(method.clone(), params).await.unwrap_or_else(|| Err(unknown()))
+            let unknown = || RpcError::new(METHOD_NOT_FOUND, format!("no method {method:?}"));
+            let answer = match work {
+                Some(work) => work.await.unwrap_or_else(|| Err(unknown())),
+                None => Err(RpcError::new(crate::failure::INTERNAL, "too many requests are open")),
             };
             if let Some(connection) = connection.upgrade() {
                 connection.state().serving.remove(&task_key);

@@ -343,10 +343,17 @@ impl Shared {
         })
     }
 
-    async fn elicit(&self, params: &Value) -> Result<Value, RpcError> {
+    /// A page that the agent asks to open, so that the agent can say when the user is through with it.
+    fn note_page(self: &Arc<Self>, params: &Value) -> Option<OpenPage> {
+        let id = params.get("elicitationId").and_then(Value::as_str)?.to_owned();
+        let done = CancellationToken::new();
+        self.pages().insert(id.clone(), done.clone());
+        Some(OpenPage { shared: Arc::clone(self), id, done })
+    }
+
+    async fn elicit(&self, params: &Value, page: Option<OpenPage>) -> Result<Value, RpcError> {
         let text = |key: &str| params.get(key).and_then(Value::as_str).map(str::to_owned);
         let message = text("message").unwrap_or_default();
-        let page = text("elicitationId").map(|id| (id, CancellationToken::new()));
         let question = match text("mode").as_deref() {
             Some("form") | None => {
                 let schema = params.get("requestedSchema");
@@ -360,17 +367,12 @@ impl Shared {
             Some(other) => return Err(RpcError::invalid(format!("mode {other:?} is not known"))),
         };
         let answer = match page {
-            Some((id, done)) => {
-                self.pages().insert(id.clone(), done.clone());
-                let answer = tokio::select! {
-                    biased;
-                    // The agent has noticed by itself that the user is through.
-                    () = done.cancelled() => AgentElicitationAnswer::Accept(None),
-                    answer = self.client.elicit(question) => answer,
-                };
-                self.pages().remove(&id);
-                answer
-            }
+            Some(page) => tokio::select! {
+                biased;
+                // The agent has noticed by itself that the user is through.
+                () = page.done.cancelled() => AgentElicitationAnswer::Accept(None),
+                answer = self.client.elicit(question) => answer,
+            },
             None => self.client.elicit(question).await,
         };
         Ok(match answer {
@@ -386,7 +388,12 @@ impl Shared {
         })
     }
 
-    async fn dispatch(&self, method: &str, params: &Value) -> Option<Result<Value, RpcError>> {
+    async fn dispatch(
+        &self,
+        method: &str,
+        params: &Value,
+        page: Option<OpenPage>,
+    ) -> Option<Result<Value, RpcError>> {
         if matches!(method, "fs/write_text_file" | "terminal/create")
             && let Some(why) = self.client.forbids_work().await
         {
@@ -394,11 +401,24 @@ impl Shared {
         }
         Some(match method {
             "session/request_permission" => self.permission(params).await,
-            "elicitation/create" => self.elicit(params).await,
+            "elicitation/create" => self.elicit(params, page).await,
             "fs/read_text_file" => self.files.read(params, self.client.as_ref()).await,
             "fs/write_text_file" => self.files.write(params, self.client.as_ref()).await,
             _ => return self.terminals.request(method, params, &self.client).await,
         })
+    }
+}
+
+/// Forgets the page when its question ends, in whatever way.
+struct OpenPage {
+    shared: Arc<Shared>,
+    id: String,
+    done: CancellationToken,
+}
+
+impl Drop for OpenPage {
+    fn drop(&mut self) {
+        self.shared.pages().remove(&self.id);
     }
 }
 
@@ -452,6 +472,8 @@ impl Handler for Shared {
         method: String,
         params: Value,
     ) -> BoxFuture<'static, Option<Result<Value, RpcError>>> {
-        async move { self.dispatch(&method, &params).await }.boxed()
+        // Before anything else of the agent is read: it may say at once that the user is through.
+        let page = if method == "elicitation/create" { self.note_page(&params) } else { None };
+        async move { self.dispatch(&method, &params, page).await }.boxed()
     }
 }

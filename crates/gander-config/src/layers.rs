@@ -121,7 +121,8 @@ pub struct Listed {
 pub(crate) struct Layer {
     path: PathBuf,
     values: IndexMap<String, Value>,
-    extensions: IndexMap<String, Value>,
+    /// `None`: the file does not speak of them.
+    extensions: Option<IndexMap<String, Value>>,
 }
 
 /// Without values: extensions may hold secrets, and plain keys may by mistake.
@@ -140,10 +141,9 @@ impl Layer {
             match (key.as_str(), value) {
                 (EXTENSIONS_KEY, Yaml::Null) => {}
                 (EXTENSIONS_KEY, Yaml::Mapping(map)) => {
-                    layer.extensions = map
-                        .iter()
-                        .map(|(key, value)| (document::key_text(key), document::to_json(value)))
-                        .collect();
+                    let entries = map.iter();
+                    let entry = |(key, value)| (document::key_text(key), document::to_json(value));
+                    layer.extensions = Some(entries.map(entry).collect());
                 }
                 (EXTENSIONS_KEY, other) => {
                     return Err(ConfigError::Shape {
@@ -235,11 +235,16 @@ impl Config {
             (&self.distribution, Origin::Distribution { path: self.distribution.path.clone() }),
             (&self.user, Origin::User { path: self.user.path.clone() }),
         ] {
-            for (key, value) in &layer.extensions {
+            for (key, value) in layer.extensions.iter().flatten() {
                 merged.insert(key.clone(), Entry { value: value.clone(), origin: origin.clone() });
             }
         }
         merged.into_iter().collect()
+    }
+
+    /// Whether any file says which extensions there are; an empty list is a choice as well.
+    pub fn lists_extensions(&self) -> bool {
+        self.distribution.extensions.is_some() || self.user.extensions.is_some()
     }
 
     /// The enforced rules.

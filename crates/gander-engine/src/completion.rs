@@ -47,6 +47,8 @@ pub(crate) async fn complete(
         temperature_millis: selection.temperature_millis,
         max_output_tokens,
         extra_params_json: selection.extra_params_json.clone(),
+        // Chosen for the conversation, not for short texts beside it.
+        thought_level: None,
     };
     collect(&*model.provider, request).await
 }

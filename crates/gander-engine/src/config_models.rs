@@ -282,7 +282,7 @@ impl Models for ConfigModels {
             })?;
         }
         config.policy().check_model(&selection.model_id).map_err(denied)?;
-        crate::settings::complete_selection(&config, &mut selection);
+        crate::settings::complete_selection(&config, &*provider, &mut selection);
         Ok(ResolvedModel { provider, selection, reason })
     }
 

@@ -35,15 +35,16 @@ pub fn config_error(error: &ConfigError) -> ErrorDetail {
 }
 
 impl Services {
-    /// The extensions of the configuration. Without any, the builtin `developer` is there and enabled.
+    /// The extensions of the configuration. Where it does not speak of them, the builtin `developer` is there and enabled.
     pub(crate) fn configured_extensions(&self) -> Vec<Entry> {
         self.configured_extensions_with_problems().0
     }
 
     /// The same, with what could not be read.
     pub(crate) fn configured_extensions_with_problems(&self) -> (Vec<Entry>, Vec<String>) {
-        let raw = self.config.current().extensions();
-        if raw.is_empty() {
+        let config = self.config.current();
+        let raw = config.extensions();
+        if raw.is_empty() && !config.lists_extensions() {
             return (vec![default_extension()], Vec::new());
         }
         let mut entries = Vec::new();

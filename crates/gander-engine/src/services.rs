@@ -111,6 +111,8 @@ pub(crate) struct Services {
     pub(crate) spill_dir: PathBuf,
     /// Held while the rules beside a log are changed.
     pub(crate) rules_lock: tokio::sync::Mutex<()>,
+    /// Held while what a session has chosen is read and written again.
+    pub(crate) selection_lock: tokio::sync::Mutex<()>,
     changes: tokio::sync::broadcast::Sender<Change>,
     numbers: AtomicU64,
     interactions: Mutex<InteractionIndex>,
@@ -157,6 +159,7 @@ impl Services {
             agents: Arc::default(),
             spill_dir,
             rules_lock: tokio::sync::Mutex::default(),
+            selection_lock: tokio::sync::Mutex::default(),
             changes: tokio::sync::broadcast::Sender::new(CHANGES),
             numbers: AtomicU64::new(1),
             interactions: Mutex::default(),

@@ -2,6 +2,7 @@
 
 use gander_config::Config;
 use gander_domain::session::{ModelSelection, ThoughtLevel};
+use gander_model::ModelProvider;
 
 use crate::{hints, models::ResolvedModel, redact::SecretFilter, services::Services};
 
@@ -18,17 +19,27 @@ const TERMINALS_KEY: &str = "gander.editor_terminals";
 const JUDGE_KEY: &str = "gander.permission_judge";
 
 /// Limits of the model where the choice itself says nothing. Values that make no sense are passed over.
-pub(crate) fn complete_selection(config: &Config, selection: &mut ModelSelection) {
+pub(crate) fn complete_selection(
+    config: &Config,
+    provider: &dyn ModelProvider,
+    selection: &mut ModelSelection,
+) {
     let count = |key: &str| config.get_u64(key).ok().flatten().filter(|n| *n > 0);
     selection.context_limit = selection.context_limit.or_else(|| count("GOOSE_CONTEXT_LIMIT"));
     selection.max_output_tokens = selection.max_output_tokens.or_else(|| count("GOOSE_MAX_TOKENS"));
     let temperature = config.get_f64("GOOSE_TEMPERATURE").ok().flatten().filter(|t| (0.0..=2.0).contains(t));
     selection.temperature_millis =
         selection.temperature_millis.or_else(|| temperature.map(|t| (t * 1000.0).round() as u32));
-    selection.thought_level = selection.thought_level.or_else(|| {
-        let level = config.get_string("GOOSE_THINKING_EFFORT").ok().flatten()?;
-        ThoughtLevel::parse(level.trim().to_ascii_lowercase().as_str())
-    });
+    // Models that nobody knows are not told what was meant for others.
+    if selection.thought_level.is_none() && provider.can_choose_thoughts(&selection.model_id) {
+        selection.thought_level = thought_level(config);
+    }
+}
+
+/// The configured level, for models that can choose.
+fn thought_level(config: &Config) -> Option<ThoughtLevel> {
+    let level = config.get_string("GOOSE_THINKING_EFFORT").ok().flatten()?;
+    ThoughtLevel::parse(&level.trim().to_ascii_lowercase())
 }
 
 impl Services {

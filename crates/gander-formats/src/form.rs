@@ -3,7 +3,8 @@
 //! An answer is checked before the question is settled, so that a mistake can be mended. Invariants: a problem names the
 //! field and what would be right, and never quotes the answer; a schema that cannot be used is the asker's fault and
 //! forbids nothing; a field that nobody has to fill in counts as left out when it is empty and does not fit, since
-//! programs that show forms send their empty boxes along.
+//! programs that show forms send their empty boxes along. Schemas come from servers and may refer to themselves: one that is
+//! not small with all its references followed counts as one that cannot be used.
 
 use jsonschema::{
     PatternOptions, Validator,
@@ -15,6 +16,11 @@ use serde_json::{Map, Value};
 const MAX_PROBLEMS: usize = 20;
 /// Most options of a choice that are named.
 const MAX_OPTIONS: usize = 20;
+/// Most values of a schema, references followed, and their deepest nesting.
+const MAX_VALUES: usize = 20_000;
+const MAX_LEVEL: usize = 64;
+/// Fields that refer to other schemas.
+const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
 
 /// What is wrong with one field of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +60,9 @@ pub fn check_form(
 
 /// `None`: the schema cannot be used. References are never fetched and patterns take linear time.
 fn compile(schema: &Value) -> Option<Validator> {
+    if !is_small(schema, schema, 0, &mut MAX_VALUES.clone()) {
+        return None;
+    }
     let build = |schema: &Value| {
         let options = jsonschema::options().with_pattern_options(PatternOptions::regex()).offline();
         options.should_validate_formats(true).build(schema).ok()
@@ -64,6 +73,25 @@ fn compile(schema: &Value) -> Option<Validator> {
         plain.as_object_mut()?.remove("$schema")?;
         build(&plain)
     })
+}
+
+/// Whether a check against `schema` ends soon and needs little stack. References count as what they refer to.
+fn is_small(root: &Value, schema: &Value, level: usize, left: &mut usize) -> bool {
+    if level > MAX_LEVEL || *left == 0 {
+        return false;
+    }
+    *left -= 1;
+    match schema {
+        Value::Object(fields) => fields.iter().all(|(name, value)| {
+            let target = match value.as_str().filter(|_| REFERENCES.contains(&name.as_str())) {
+                Some(place) => place.strip_prefix('#').and_then(|pointer| root.pointer(pointer)),
+                None => Some(value),
+            };
+            target.is_some_and(|target| is_small(root, target, level + 1, left))
+        }),
+        Value::Array(items) => items.iter().all(|item| is_small(root, item, level + 1, left)),
+        _ => true,
+    }
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -293,6 +321,24 @@ mod tests {
         let mut strange = of(&json!({"type": "integer"}));
         strange["$schema"] = json!("https://example.com/dialect");
         assert!(check(&strange, json!({"f": "x"})).is_err(), "an unknown dialect is read as the usual one");
+    }
+
+    #[test]
+    fn a_schema_without_end_is_not_followed() {
+        let doubled = |level: u32| {
+            let next = json!({"$ref": format!("#/$defs/{}", level + 1)});
+            (level.to_string(), json!({"anyOf": [next, next]}))
+        };
+        let mut defs: Map<String, Value> = (0..60).map(doubled).collect();
+        defs.insert("60".to_owned(), json!(false));
+        let within = json!({"properties": {"f": {"$ref": "#/properties/f"}}});
+        for schema in [json!({"$ref": "#"}), json!({"$ref": "#/$defs/0", "$defs": defs}), within] {
+            assert_eq!(check(&schema, json!({"f": 1})), Ok(json!({"f": 1})), "{schema}");
+        }
+        let referred = json!({"properties": {"f": {"$ref": "#/$defs/color"}, "$ref": {"type": "string"}},
+            "$defs": {"color": {"enum": ["red"]}}});
+        assert!(check(&referred, json!({"f": "blue"})).is_err(), "references that end are followed");
+        assert!(check(&referred, json!({"f": "red", "$ref": "x"})).is_ok());
     }
 
     #[test]

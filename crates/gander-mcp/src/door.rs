@@ -47,6 +47,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub trait DoorKeeper: Send + Sync + 'static {
     /// Calls a tool by its public name, or refuses with a result that says why. Dropping the future cancels the call.
     fn call(&self, request: CallRequest) -> BoxFuture<'_, ToolResult>;
+
+    /// Takes secrets out of a text, which may be JSON, that a server says beside the results of calls.
+    fn clean(&self, text: &mut String);
 }
 
 /// An open door. Dropping it ends all connections and removes the socket.

@@ -17,6 +17,8 @@ use crate::{
 
 /// Longest part of somebody else's text.
 const MAX_TEXT: usize = 200;
+/// Longest text of our own around somebody else's address; its end says what to do.
+const MAX_REDIRECT: usize = 1000;
 
 type HttpError = StreamableHttpError<reqwest::Error>;
 type SocketError = StreamableHttpError<UnixSocketError>;
@@ -111,11 +113,14 @@ fn remedy(code: u16) -> &'static str {
 }
 
 fn client(error: &reqwest::Error) -> String {
+    if error.is_redirect()
+        && let Some(source) = error.source()
+    {
+        return cut(&chain(source), MAX_REDIRECT);
+    }
     let place = error.url().map_or_else(|| "the server".to_owned(), bare);
     let cause = causes(error);
-    if error.is_redirect() {
-        cause
-    } else if error.is_connect() || error.is_timeout() {
+    if error.is_connect() || error.is_timeout() {
         format!(
             "there is no connection to {place}: {cause}; check that the server runs and that its uri is right"
         )
@@ -151,7 +156,11 @@ fn chain(error: &dyn Error) -> String {
 }
 
 fn shorten(text: &str) -> String {
-    match text.char_indices().nth(MAX_TEXT) {
+    cut(text, MAX_TEXT)
+}
+
+fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }

@@ -355,8 +355,9 @@ impl SessionExtensions {
         let listed = listed.map_err(|failure| error_of(key, what, failure))?;
         if let Some(server) = self.inner.server(key) {
             server.take_entries(list, &listed.entries);
-            if let Some(cause) = listed.cut {
-                server.trouble(list.name(), &cause, None);
+            match listed.cut {
+                Some(cause) => server.trouble(list.name(), &cause, None),
+                None => server.recovered(list.name()),
             }
         }
         Ok(listed.entries.iter().filter_map(|entry| map(key, entry)).collect())

@@ -126,6 +126,17 @@ fn names(model_id: &str) -> Vec<String> {
     names
 }
 
+/// All of the table.
+#[cfg(test)]
+pub(crate) fn all() -> impl Iterator<Item = &'static ModelFacts> {
+    table().values()
+}
+
+/// The shortest of these names: without vendor, tag, date and the like.
+pub(crate) fn stem(model_id: &str) -> String {
+    names(model_id).pop().unwrap_or_default()
+}
+
 fn plain(name: &str) -> String {
     name.replace(['.', '_', ' '], "-")
 }

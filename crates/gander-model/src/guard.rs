@@ -180,6 +180,10 @@ impl ModelProvider for Guarded {
         self.inner.check()
     }
 
+    fn can_choose_thoughts(&self, model_id: &str) -> bool {
+        self.inner.can_choose_thoughts(model_id)
+    }
+
     fn agent(&self) -> Option<Arc<dyn crate::AgentBackend>> {
         self.inner.agent()
     }

@@ -51,6 +51,18 @@ pub(crate) enum Block {
     Call(Call),
 }
 
+/// Whether a model that must begin what it says with a thought may be asked to think: not in the middle of an answer that
+/// it began without one.
+pub(crate) fn may_begin_to_think(entries: &[Entry]) -> bool {
+    let asked = entries.iter().rposition(|entry| matches!(entry, Entry::User(_)));
+    let answer = entries.iter().skip(asked.map_or(0, |asked| asked + 1));
+    let first = answer.filter_map(|entry| match entry {
+        Entry::Assistant(blocks) => Some(blocks),
+        Entry::User(_) | Entry::Results(_) => None,
+    });
+    first.take(1).all(|blocks| matches!(blocks.first(), Some(Block::Thought { .. })))
+}
+
 /// A call as sent.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Call {

@@ -25,6 +25,7 @@ mod sign_in;
 mod tape;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod thinking;
 mod vendor;
 mod wire;
 
@@ -41,4 +42,5 @@ pub use port::*;
 pub use redact::Redactor;
 pub use sign_in::{SignIn, SignInMethod};
 pub use tape::Tape;
+pub use thinking::{Thinking, ThinkingField};
 pub use vendor::{Decoder, Format, Vendor, VendorOptions};

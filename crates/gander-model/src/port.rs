@@ -6,6 +6,7 @@ use futures::stream::BoxStream;
 use gander_domain::{
     Item, Usage,
     error::{ErrorDetail, ErrorReason},
+    session::ThoughtLevel,
     tool::ToolDefinition,
     usage::Cost,
 };
@@ -24,6 +25,8 @@ pub struct ModelRequest {
     pub max_output_tokens: Option<u64>,
     /// Extra body fields, JSON object text.
     pub extra_params_json: Option<String>,
+    /// Left out for models that cannot choose. What the extra fields say of it wins.
+    pub thought_level: Option<ThoughtLevel>,
 }
 
 /// What a model stream says.
@@ -219,6 +222,11 @@ pub trait ModelProvider: Send + Sync + 'static {
 
     /// Proves address and key without cost.
     fn check(&self) -> futures::future::BoxFuture<'_, CheckResult>;
+
+    /// Whether how much this model thinks is known to be the caller's choice.
+    fn can_choose_thoughts(&self, _model_id: &str) -> bool {
+        false
+    }
 
     /// The agent, if this is one: it runs its own loop and is driven instead of called.
     fn agent(&self) -> Option<Arc<dyn crate::AgentBackend>> {

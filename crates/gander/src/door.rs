@@ -42,7 +42,7 @@ fn pass(socket: &OsString, key: &OsString) -> io::Result<()> {
     writeln!(up, "{}", key.to_string_lossy())?;
     std::thread::Builder::new().name("door".to_owned()).spawn(move || {
         let copied = copy(&mut io::stdin().lock(), &mut up);
-        // The daemon ends the visit; what it still has to say arrives first.
+        // The daemon ends the visit, and with it what was asked for.
         let _ = up.shutdown(Shutdown::Write);
         copied
     })?;

@@ -7,7 +7,8 @@
 use std::fmt::Display;
 
 use gander_config::Environment;
-use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt as _};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{EnvFilter, Registry, filter::filter_fn, layer::SubscriberExt as _};
 
 use crate::log_writer::{CleanStderr, hide_environment, hide_in_panics};
 
@@ -49,24 +50,31 @@ pub(crate) fn trace_context() -> Option<gander_mcp::TraceContext> {
     None
 }
 
-/// Starts log and export. `default_filter` has the form of `RUST_LOG` and keeps `rmcp` at `info` or less; `GANDER_LOG` in the
-/// environment wins over it.
+/// What is logged: `GANDER_LOG` of the environment, else `default_filter`, both in the form of `RUST_LOG`.
+fn filter(environment: &Environment, default_filter: &str) -> EnvFilter {
+    let wanted = environment.get("GANDER_LOG").and_then(|text| EnvFilter::try_new(text).ok());
+    wanted.unwrap_or_else(|| EnvFilter::new(default_filter))
+}
+
+/// Below `info`, `rmcp` logs messages whole, and so the pieces of a tool's output, in which nobody could find a secret that
+/// is cut. No filter switches that on.
+fn keeps_messages(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() <= Level::INFO || !metadata.target().starts_with("rmcp")
+}
+
+/// Starts log and export. `default_filter` has the form of `RUST_LOG`; `GANDER_LOG` in the environment wins over it. Of `rmcp`
+/// nothing below `info` is logged in any case.
 ///
 /// Must be called inside a tokio runtime when traces are to be exported.
 ///
 /// # Errors
 /// An exporter that cannot be set up. The log works all the same.
 pub fn start(environment: &Environment, default_filter: &str, ansi: bool) -> Result<Telemetry, impl Display> {
-    let wanted = environment.get("GANDER_LOG").and_then(|text| EnvFilter::try_new(text).ok());
-    let filter = match (wanted, "rmcp=info".parse()) {
-        // It logs messages whole, and so the pieces of a tool's output, in which nobody could find a secret that is cut.
-        (Some(wanted), Ok(no_more)) => wanted.add_directive(no_more),
-        (wanted, _) => wanted.unwrap_or_else(|| EnvFilter::new(default_filter)),
-    };
     hide_environment(environment);
     hide_in_panics();
     let log = tracing_subscriber::fmt::layer().with_writer(CleanStderr).with_ansi(ansi);
-    let subscriber = Registry::default().with(filter).with(log);
+    let filter = filter(environment, default_filter);
+    let subscriber = Registry::default().with(filter).with(filter_fn(keeps_messages)).with(log);
     install(environment, subscriber)
 }
 
@@ -108,4 +116,30 @@ where
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("gander"));
     let _ = tracing::subscriber::set_global_default(subscriber.with(layer));
     Ok(Telemetry { provider: Some(provider) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_filter_shows_the_messages_of_rmcp() {
+        for (wanted, told, others) in [
+            ("trace", true, true),
+            ("rmcp=trace", true, false),
+            ("rmcp::service=trace,info", true, false),
+            ("rmcp=error", false, false),
+            ("off", false, false),
+        ] {
+            let environment: Environment = [("GANDER_LOG", wanted)].into_iter().collect();
+            let filter = filter(&environment, "debug");
+            let subscriber = Registry::default().with(filter).with(filter_fn(keeps_messages));
+            tracing::subscriber::with_default(subscriber, || {
+                assert!(!tracing::enabled!(target: "rmcp::service", Level::DEBUG), "{wanted}");
+                assert!(!tracing::enabled!(target: "rmcp::service", Level::TRACE), "{wanted}");
+                assert_eq!(tracing::enabled!(target: "rmcp::service", Level::INFO), told, "{wanted}");
+                assert_eq!(tracing::enabled!(target: "gander_mcp", Level::DEBUG), others, "{wanted}");
+            });
+        }
+    }
 }

@@ -56,11 +56,14 @@ impl Inner {
         let mut calls = self.client.hosts().attach_host(request).await?.into_inner();
         session.host_settled.cancel();
         let mut running: HashMap<String, CancellationToken> = HashMap::new();
+        // With its stream the daemon gives up all calls.
+        let stream = CancellationToken::new();
+        let _over = stream.clone().drop_guard();
         while let Some(message) = calls.message().await? {
             match message.payload {
                 Some(Payload::Call(call)) => {
                     running.retain(|_, token| !token.is_cancelled());
-                    let withdrawn = CancellationToken::new();
+                    let withdrawn = stream.child_token();
                     running.insert(call.host_call_id.clone(), withdrawn.clone());
                     let (inner, owner) = (self.clone(), session.clone());
                     session

@@ -86,6 +86,11 @@ impl Inner {
             Some(Value::Bool(enabled)) => session_option_value::Value::Enabled(*enabled),
             _ => return Err(RpcError::params("value must be a text or a boolean")),
         };
+        // Goose's agents call it so.
+        let options =
+            if option_id == "thinking_effort" { self.current_options(session_id).await } else { Vec::new() };
+        let by_category = options.iter().find(|option| option.category == "thought_level");
+        let option_id = by_category.map_or(option_id, |option| &option.option_id);
         let set = self.set_option(session_id, option_id, value).await?;
         let (updates, now) = self.options_set(session_id, set);
         let answer = acp::SetSessionConfigOptionResponse::new(options::config_options(&now, &self.caps()));

@@ -1,8 +1,8 @@
 //! Commands of the daemon's in the client's terminals.
 //!
 //! Invariants: a terminal that was made is released, also when its call is withdrawn, the session is let go, or the
-//! client says only later that it made it; a command that nobody waits for is killed first. No answer of the client is
-//! waited for without end.
+//! client says only later that it made it; a command that nobody waits for is killed first. No call waits for the client
+//! without end.
 
 use std::{sync::Arc, time::Duration};
 

@@ -11,9 +11,16 @@ use crate::caps::ClientCaps;
 /// Category and id of the option that is mirrored as modes.
 const MODE: &str = "mode";
 
-/// All options that the client can show, most important first.
+/// All options that the client can show: mode, model and thought level first.
 pub(crate) fn config_options(options: &[SessionOption], caps: &ClientCaps) -> Vec<acp::SessionConfigOption> {
-    options.iter().filter_map(|option| config_option(option, caps)).collect()
+    // Editors have room for the first few; agents list theirs in any order.
+    let rank = |option: &&SessionOption| {
+        let first = [MODE, "model", "thought_level"];
+        first.iter().position(|category| *category == option.category).unwrap_or(first.len())
+    };
+    let mut options: Vec<&SessionOption> = options.iter().collect();
+    options.sort_by_key(rank);
+    options.into_iter().filter_map(|option| config_option(option, caps)).collect()
 }
 
 fn config_option(option: &SessionOption, caps: &ClientCaps) -> Option<acp::SessionConfigOption> {

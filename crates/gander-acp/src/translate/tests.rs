@@ -508,6 +508,18 @@ fn a_terminal_of_the_clients_shows_its_own_output() {
     assert_eq!(run(&mut state, output("1", "x")), Vec::<Value>::new());
 }
 
+#[test]
+fn what_is_changed_most_comes_first() {
+    let given = ["model_config", "thought_level", "", "model", "mode", "special"]
+        .map(|category| option(&format!("o-{category}"), category, "x", &["x"]));
+    let shown = serde_json::to_value(options::config_options(&given, &ClientCaps::default())).expect("JSON");
+    let categories: Vec<_> =
+        shown.as_array().expect("options").iter().map(|option| option["category"].as_str()).collect();
+    let wanted =
+        [Some("mode"), Some("model"), Some("thought_level"), Some("model_config"), None, Some("_special")];
+    assert_eq!(categories, wanted);
+}
+
 fn options_changed(sequence: i64, mode: &str) -> SessionEvent {
     let choices =
         ["auto", "chat"].map(|value| SessionOptionChoice { value: value.into(), ..Default::default() });

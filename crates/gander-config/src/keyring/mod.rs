@@ -5,7 +5,7 @@
 //! ours hides a name of Goose's that was removed here.
 //!
 //! - A keyring may ask a person, or hang. It is accessed on threads of its own, whose number is bounded, and nobody waits
-//!   longer than [`ANSWER`]; no lock is held meanwhile.
+//!   longer than [`ANSWER`] for what it holds; no lock that readers need is held meanwhile. Changes take turns.
 //! - What was read is kept for a while, and after a failure longer: a keyring that goes away takes nothing with it.
 //! - An entry that is no JSON object is never written.
 
@@ -232,6 +232,8 @@ struct State {
     failure: Option<KeyringError>,
     looked: Option<Instant>,
     looking: bool,
+    /// Counts our own changes: what a look found that began before one is older than what is known.
+    changes: u64,
 }
 
 impl State {
@@ -250,6 +252,8 @@ struct Shared {
     lock: PathBuf,
     state: Mutex<State>,
     looked: Condvar,
+    /// Changes take turns, so that those that come together do not take each other for a keyring that hangs.
+    turn: Mutex<()>,
     threads: AtomicUsize,
     changed: Changed,
 }
@@ -265,6 +269,7 @@ impl Keyring {
             lock,
             state: Mutex::default(),
             looked: Condvar::new(),
+            turn: Mutex::default(),
             threads: AtomicUsize::new(0),
             changed,
         }))
@@ -280,8 +285,10 @@ impl Keyring {
         let mut state = self.state();
         if !state.is_fresh() && !state.looking {
             state.looking = true;
-            let shared = Arc::clone(&self.0);
-            if let Err(error) = self.spawn(move || shared.look()) {
+            let (shared, changes) = (Arc::clone(&self.0), state.changes);
+            let looking = Arc::clone(&self.0);
+            let spawned = self.spawn(move || looking.look(), move |found| shared.found(changes, found));
+            if let Err(error) = spawned {
                 state.looking = false;
                 state.settle(Err(error));
             }
@@ -328,12 +335,16 @@ impl Keyring {
         &self,
         change: impl FnOnce(&mut Object, &Object) -> T + Send + 'static,
     ) -> Result<T> {
+        let _turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let (sender, receiver) = mpsc::channel();
         let shared = Arc::clone(&self.0);
-        self.spawn(move || {
-            // Nobody may be left to hear it.
-            let _ = sender.send(shared.change(change));
-        })?;
+        self.spawn(
+            move || shared.change(change),
+            move |changed| {
+                // Nobody may be left to hear it.
+                let _ = sender.send(changed);
+            },
+        )?;
         // The lock, reading and writing, each with its deadline.
         receiver.recv_timeout(ANSWER * 2 + SLACK).unwrap_or(Err(KeyringError::Timeout))
     }
@@ -342,8 +353,12 @@ impl Keyring {
         self.0.state()
     }
 
-    /// Runs an access on a thread that ends with it.
-    fn spawn(&self, job: impl FnOnce() + Send + 'static) -> Result<()> {
+    /// Runs an access on a thread that ends with it. When `done` hears of its outcome it is over and counts no more.
+    fn spawn<T>(
+        &self,
+        access: impl FnOnce() -> T + Send + 'static,
+        done: impl FnOnce(T) + Send + 'static,
+    ) -> Result<()> {
         let shared = Arc::clone(&self.0);
         if shared.threads.fetch_add(1, Ordering::SeqCst) >= MOST_THREADS {
             shared.threads.fetch_sub(1, Ordering::SeqCst);
@@ -352,8 +367,9 @@ impl Keyring {
         let counted = Counted(Arc::clone(&shared));
         let thread = std::thread::Builder::new().name("keyring".to_owned());
         let spawned = thread.spawn(move || {
-            let _counted = counted;
-            job();
+            let outcome = access();
+            drop(counted);
+            done(outcome);
         });
         spawned.map(drop).map_err(|error| KeyringError::Failed { message: format!("no thread: {error}") })
     }
@@ -396,20 +412,53 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn settle(&self, found: Result<Values>) {
-        let new = self.state().settle(found);
+    fn look(&self) -> Result<Values> {
+        let mut vault = system::Vault::open(&self.environment, Instant::now() + ANSWER)?;
+        let own = parse(OWN, vault.read(OWN)?)?;
+        Ok(Values::merge(&own, &goose(&mut vault)?))
+    }
+
+    /// Takes in what a look found that began after so many changes.
+    fn found(&self, changes: u64, found: Result<Values>) {
+        let new = {
+            let mut state = self.state();
+            if state.changes == changes {
+                state.settle(found)
+            } else if state.is_fresh() {
+                state.looking = false;
+                None
+            } else {
+                // A change failed meanwhile: nobody knows which of them came first.
+                let new = state.settle(found);
+                state.looked = None;
+                new
+            }
+        };
+        self.tell(new);
+    }
+
+    /// Takes in what a change left.
+    fn changed_to(&self, values: Values) {
+        let new = {
+            let mut state = self.state();
+            state.changes += 1;
+            state.settle(Ok(values))
+        };
+        self.tell(new);
+    }
+
+    /// A change failed while it wrote: what is known may be wrong.
+    fn forget(&self) {
+        let mut state = self.state();
+        state.changes += 1;
+        state.looked = None;
+    }
+
+    fn tell(&self, new: Option<Arc<Values>>) {
         if let Some(values) = new {
             (self.changed)(&values);
         }
         self.looked.notify_all();
-    }
-
-    fn look(&self) {
-        let found = system::Vault::open(&self.environment, Instant::now() + ANSWER).and_then(|mut vault| {
-            let own = parse(OWN, vault.read(OWN)?)?;
-            Ok(Values::merge(&own, &goose(&mut vault)?))
-        });
-        self.settle(found);
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Object, &Object) -> T) -> Result<T> {
@@ -423,19 +472,22 @@ impl Shared {
         let mut own = before.clone();
         let result = change(&mut own, goose.as_ref().unwrap_or(&Object::new()));
         if own != before {
-            if own.is_empty() {
-                vault.delete(OWN)?;
-            } else {
-                let text = Secret::new(Value::Object(own.clone()).to_string());
-                vault.write(OWN, &text)?;
-            }
-            if parse(OWN, vault.read(OWN)?)? != own {
-                return Err(KeyringError::NotKept);
-            }
+            write(&mut vault, &own).inspect_err(|_| self.forget())?;
         }
-        self.settle(Ok(Values::merge(&own, &goose)));
+        self.changed_to(Values::merge(&own, &goose));
         Ok(result)
     }
+}
+
+/// Writes our entry and makes sure that it was kept.
+fn write(vault: &mut system::Vault, own: &Object) -> Result<()> {
+    if own.is_empty() {
+        vault.delete(OWN)?;
+    } else {
+        let text = Secret::new(Value::Object(own.clone()).to_string());
+        vault.write(OWN, &text)?;
+    }
+    if parse(OWN, vault.read(OWN)?)? == *own { Ok(()) } else { Err(KeyringError::NotKept) }
 }
 
 /// Goose's entry; one that is malformed is its own affair.

@@ -97,8 +97,8 @@ impl Vault {
         if unlocked.contains(path) { Ok(()) } else { Err(KeyringError::Locked) }
     }
 
-    /// The default collection, unlocked; nothing when there is none.
-    fn collection(&self) -> Result<Option<OwnedObjectPath>> {
+    /// The default collection, unlocked, and whether it was unlocked just now; nothing when there is none.
+    fn collection(&self) -> Result<Option<(OwnedObjectPath, bool)>> {
         let path: OwnedObjectPath = self.service("ReadAlias", &("default",))?;
         if path.as_str() == NONE {
             return Ok(None);
@@ -106,14 +106,26 @@ impl Vault {
         let get = ("org.freedesktop.DBus.Properties", "Get");
         let locked: OwnedVariant = self.call(&path, get, &(COLLECTION, "Locked"))?;
         // One that does not tell is unlocked, which does nothing to one that is.
-        if !matches!(*locked, Variant::Bool(false)) {
+        let was_locked = !matches!(*locked, Variant::Bool(false));
+        if was_locked {
             self.unlock(&path)?;
         }
-        Ok(Some(path))
+        Ok(Some((path, was_locked)))
     }
 
     /// The item of an entry, unlocked.
     fn find(&self, entry: Entry) -> Result<Option<OwnedObjectPath>> {
+        if let Some(path) = self.search(entry)? {
+            return Ok(Some(path));
+        }
+        // A service that hides what is locked must not look like an empty one.
+        match self.collection()? {
+            Some((_, true)) => self.search(entry),
+            _ => Ok(None),
+        }
+    }
+
+    fn search(&self, entry: Entry) -> Result<Option<OwnedObjectPath>> {
         let attributes = BTreeMap::from([("service", entry.service), ("username", entry.user)]);
         let (unlocked, locked): (Vec<OwnedObjectPath>, Vec<OwnedObjectPath>) =
             self.service("SearchItems", &(attributes,))?;
@@ -124,11 +136,7 @@ impl Vault {
         }
         match first(locked) {
             Some(path) => self.unlock(&path).map(|()| Some(path)),
-            None => {
-                // A service that hides what is locked must not look like an empty one.
-                self.collection()?;
-                Ok(None)
-            }
+            None => Ok(None),
         }
     }
 
@@ -151,7 +159,7 @@ impl Vault {
         if let Some(path) = self.find(entry)? {
             return self.call(&path, (ITEM, "SetSecret"), &(self.sent(value),));
         }
-        let collection = self.collection()?.ok_or(KeyringError::NoCollection)?;
+        let (collection, _) = self.collection()?.ok_or(KeyringError::NoCollection)?;
         let attributes = BTreeMap::from([
             ("service", entry.service),
             ("username", entry.user),

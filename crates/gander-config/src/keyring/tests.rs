@@ -491,6 +491,84 @@ fn answer(has_collection: bool, call: &Message, path: &str, member: &str) -> Ans
 }
 
 #[test]
+fn what_shows_only_after_unlocking_is_not_taken_for_nothing() {
+    if missing("dbus-daemon") {
+        return;
+    }
+    let bus = Bus::start();
+    let unlocked = std::sync::atomic::AtomicBool::new(false);
+    let running = service(&bus, move |call, path, member| {
+        let at = |path: &'static str| zbus::ObjectPath::from_static_str_unchecked(path);
+        let header = call.header();
+        let says = || Message::method_return(&header);
+        match member {
+            "SearchItems" => {
+                let shown = if unlocked.load(Ordering::SeqCst) { vec![at("/item")] } else { vec![] };
+                Some(says().build(&(shown, Vec::<zbus::ObjectPath<'_>>::new())))
+            }
+            "Get" => Some(says().build(&zbus::Variant::from(!unlocked.load(Ordering::SeqCst)))),
+            "Unlock" => {
+                unlocked.store(true, Ordering::SeqCst);
+                Some(says().build(&(vec![at("/collection")], at("/"))))
+            }
+            _ => answer(true, call, path, member),
+        }
+    });
+    let environment = bus.environment().into_iter().collect();
+    let mut vault = system::Vault::open(&environment, Instant::now() + START).unwrap();
+    let found = vault.read(OWN).unwrap().map(|secret| secret.expose().to_owned());
+    assert_eq!(found.as_deref(), Some(FIRST));
+    drop(bus);
+    running.join().unwrap();
+}
+
+#[test]
+fn a_look_that_began_before_a_change_does_not_undo_it() {
+    let holding = |name: &str| {
+        let own = json!({ name: FIRST }).as_object().cloned().unwrap();
+        Values::merge(&own, &Ok(Object::new()))
+    };
+    let keyring = Keyring::new(Environment::default(), PathBuf::from("/nowhere/lock"), Box::new(|_| ()));
+    let names = || keyring.known().unwrap().names().map(str::to_owned).collect::<Vec<_>>();
+    let began = keyring.state().changes;
+    keyring.0.changed_to(holding("NEW"));
+    keyring.0.found(began, Ok(holding("OLD")));
+    assert_eq!(names(), ["NEW"]);
+    assert!(keyring.is_fresh());
+    // After a change that failed half way it is looked again.
+    let began = keyring.state().changes;
+    keyring.0.forget();
+    keyring.0.found(began, Ok(holding("PERHAPS")));
+    assert_eq!(names(), ["PERHAPS"]);
+    assert!(!keyring.is_fresh());
+    let began = keyring.state().changes;
+    keyring.0.found(began, Ok(holding("NOW")));
+    assert!(keyring.is_fresh());
+}
+
+#[test]
+fn changes_that_come_together_all_arrive() {
+    if !usable() {
+        return;
+    }
+    let bus = Bus::start();
+    let _keyring = bus.keyring(Some("pw"));
+    let handle = Place::new(bus.environment(), CHOSEN).open();
+    std::thread::scope(|scope| {
+        let stored: Vec<_> = (0..6)
+            .map(|number| {
+                let handle = &handle;
+                scope.spawn(move || handle.set_secret(&format!("K{number}_API_KEY"), FIRST).map(drop))
+            })
+            .collect();
+        for stored in stored {
+            stored.join().unwrap().unwrap();
+        }
+    });
+    assert_eq!(bus.lookup("gander").as_object().unwrap().len(), 6);
+}
+
+#[test]
 fn a_question_for_a_person_is_never_asked_and_odd_answers_are_errors() {
     if missing("dbus-daemon") {
         return;

@@ -5,6 +5,8 @@ use std::{
 
 use gander_config::{ConfigOptions, Environment, Paths};
 
+use gander_domain::session::ThoughtLevel;
+
 use super::*;
 
 struct Place {
@@ -88,6 +90,29 @@ fn a_single_key_chooses_its_provider_and_says_so() {
     let off = place(&[("ANTHROPIC_API_KEY", "sk-ant-1")], "gander.auto_model: false\n");
     assert_eq!(resolved(&off, false).unwrap_err().reason, ErrorReason::ProviderNotConfigured);
     assert_eq!(resolved(&off, true).unwrap().0, "demo");
+}
+
+#[test]
+fn the_configured_thought_level_is_for_models_that_can_choose() {
+    let keys = [("ANTHROPIC_API_KEY", "sk-ant-1")];
+    let level_of = |place: &Place, model: &str, own: Option<ThoughtLevel>| {
+        let wanted =
+            ModelSelection { model_id: model.to_owned(), thought_level: own, ..ModelSelection::default() };
+        models(place).resolve(Some(&wanted), false).unwrap().selection.thought_level
+    };
+    let high = place(&keys, "GOOSE_THINKING_EFFORT: High\n");
+    for (model, wanted) in [
+        ("claude-sonnet-4-5", Some(ThoughtLevel::High)),
+        ("claude-3-5-haiku-latest", None),
+        ("somebody-elses", None),
+    ] {
+        assert_eq!(level_of(&high, model, None), wanted, "{model}");
+    }
+    let own = level_of(&high, "claude-sonnet-4-5", Some(ThoughtLevel::Off));
+    assert_eq!(own, Some(ThoughtLevel::Off), "the session's own comes first");
+    for nothing in ["", "GOOSE_THINKING_EFFORT: lots\n"] {
+        assert_eq!(level_of(&place(&keys, nothing), "claude-sonnet-4-5", None), None, "{nothing}");
+    }
 }
 
 #[test]

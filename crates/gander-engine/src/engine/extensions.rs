@@ -110,6 +110,18 @@ impl Services {
         Ok(body.and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default())
     }
 
+    /// Changes what a session has chosen. One change at a time: several calls of one response would each undo the others'.
+    pub(crate) async fn change_selection(
+        &self,
+        session_id: &SessionId,
+        change: impl FnOnce(&mut StoredSelection) + Send,
+    ) -> Result<(), ErrorDetail> {
+        let _one = self.selection_lock.lock().await;
+        let mut selection = self.selection(session_id).await?;
+        change(&mut selection);
+        self.store_selection(session_id, &selection).await
+    }
+
     /// Whether a session may delegate: by its own choice of extensions, else unless the configuration says no.
     pub(crate) async fn wants_delegation(&self, session_id: &SessionId) -> Result<bool, ErrorDetail> {
         let selection = self.selection(session_id).await?;
@@ -341,10 +353,8 @@ impl Engine {
         };
         check_config(&config)?;
         let extensions = self.extensions(session_id).await?;
-        let mut selection = self.services.selection(session_id).await?;
-        selection.add(&config, origin);
         let key = extension_key(&config.name);
-        let planned = self.services.planned(config, origin);
+        let planned = self.services.planned(config.clone(), origin);
         let (starting, id, by, receipt_key) =
             (extensions.clone(), session_id.clone(), context.actor.clone(), key.clone());
         let done = self
@@ -360,7 +370,7 @@ impl Engine {
             })
             .await?;
         done.value?;
-        self.services.store_selection(session_id, &selection).await?;
+        self.services.change_selection(session_id, |selection| selection.add(&config, origin)).await?;
         if wait {
             extensions.wait_ready(Duration::from_secs(60)).await;
         }
@@ -390,9 +400,7 @@ impl Engine {
     ) -> Result<Recorded<bool>, ErrorDetail> {
         let key = extension_key(name);
         let extensions = self.extensions(session_id).await?;
-        let mut selection = self.services.selection(session_id).await?;
-        selection.remove(&key);
-        self.services.store_selection(session_id, &selection).await?;
+        self.services.change_selection(session_id, |selection| selection.remove(&key)).await?;
         let removed = extensions.remove(&key).await;
         let by = context.actor.clone();
         let done = self
@@ -435,6 +443,7 @@ impl Engine {
         for config in &extensions {
             check_config(config)?;
         }
+        let one = self.services.selection_lock.lock().await;
         let mut selection = self.services.selection(session_id).await?;
         let before = serde_json::to_value(&selection).ok();
         selection.added.retain(|e| e.origin != ExtensionOrigin::Client);
@@ -445,6 +454,7 @@ impl Engine {
             return Ok(());
         }
         self.services.store_selection(session_id, &selection).await?;
+        drop(one);
         self.edit(session_id, |core| {
             if core.state.session.active_turn_id.is_some() {
                 return Err(super::sessions::busy("the extensions cannot be replaced"));

@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use gander_domain::{
     ErrorDetail, ErrorReason, Item, ItemBody, Part, Session, SessionId,
     item::{ItemState, Origin, UserMessage, Visibility},
-    session::{Mode, ModelSelection, OptionChoice, SessionOption},
+    session::{Mode, ModelSelection, OptionChoice, SessionOption, ThoughtLevel},
 };
 use gander_model::{ModelInfo, ModelRequest, ProviderInfo};
 
@@ -85,6 +85,7 @@ impl Engine {
                 // Room for models that think before they speak.
                 max_output_tokens: Some(1024),
                 extra_params_json: None,
+                thought_level: None,
             };
             let mut stream = provider.stream(request);
             while let Some(event) = stream.next().await {
@@ -159,6 +160,9 @@ impl Engine {
                 value: current,
                 choices,
             });
+            if resolved.provider.can_choose_thoughts(&resolved.selection.model_id) {
+                options.push(thought_option(session.model.as_ref().and_then(|model| model.thought_level)));
+            }
             options.push(provider);
         }
         options
@@ -196,10 +200,31 @@ impl Engine {
             }
             // Its models are others: it begins with its default one.
             let selection = ModelSelection { provider_id: value.to_owned(), ..ModelSelection::default() };
-            patch.model = Some(Some(selection));
+            let other = self.services.resolve_model(Some(&selection), session.demo_allowed).await?;
+            let thought_level = kept_level(&session, &other, &other.selection.model_id);
+            patch.model = Some(Some(ModelSelection { thought_level, ..selection }));
+        } else if option_id == THOUGHT_LEVEL {
+            let thought_level = ThoughtLevel::parse(value);
+            if thought_level.is_none() && value != DEFAULT_LEVEL {
+                let choices: Vec<_> = option.choices.iter().map(|c| c.value.as_str()).collect();
+                let text = format!("must be one of {}", choices.join(", "));
+                return Err(ErrorDetail::invalid("value.choice", text));
+            }
+            let own = match session.model {
+                Some(own) => own,
+                // Nothing that only the configuration says becomes the session's own.
+                None => {
+                    let resolved = self.services.resolve_model(None, session.demo_allowed).await?;
+                    let ModelSelection { provider_id, model_id, .. } = resolved.selection;
+                    ModelSelection { provider_id, model_id, ..ModelSelection::default() }
+                }
+            };
+            patch.model = Some(Some(ModelSelection { thought_level, ..own }));
         } else {
             let resolved = self.services.resolve_model(session.model.as_ref(), session.demo_allowed).await?;
-            let selection = ModelSelection { model_id: value.to_owned(), ..resolved.selection };
+            let thought_level = kept_level(&session, &resolved, value);
+            let selection =
+                ModelSelection { model_id: value.to_owned(), thought_level, ..resolved.selection };
             patch.model = Some(Some(selection));
         }
         let done = self.update_session(context, session_id, patch).await?;
@@ -234,6 +259,43 @@ impl Engine {
 
 /// Id of the setting that chooses among the providers that are set up.
 const PROVIDER: &str = "provider";
+
+/// Id and category of the setting for how much the model thinks.
+const THOUGHT_LEVEL: &str = "thought_level";
+/// Its value where the session sets none.
+const DEFAULT_LEVEL: &str = "default";
+
+/// The session's own level, if the next model takes one.
+fn kept_level(session: &Session, next: &ResolvedModel, model_id: &str) -> Option<ThoughtLevel> {
+    let own = session.model.as_ref().and_then(|model| model.thought_level);
+    own.filter(|_| next.provider.can_choose_thoughts(model_id))
+}
+
+/// How much the model thinks, as a setting.
+fn thought_option(own: Option<ThoughtLevel>) -> SessionOption {
+    let choice = |value: &str, name: &str, description: &str| OptionChoice {
+        value: value.to_owned(),
+        name: name.to_owned(),
+        description: description.to_owned(),
+    };
+    let level = |level: ThoughtLevel, name, description| choice(level.as_str(), name, description);
+    SessionOption {
+        option_id: THOUGHT_LEVEL.to_owned(),
+        name: "Thinking".to_owned(),
+        description: "How much the model thinks before it speaks".to_owned(),
+        category: THOUGHT_LEVEL.to_owned(),
+        kind: "select".to_owned(),
+        value: own.map_or(DEFAULT_LEVEL, ThoughtLevel::as_str).to_owned(),
+        choices: vec![
+            choice(DEFAULT_LEVEL, "Default", "As configured, else as the provider does"),
+            level(ThoughtLevel::Off, "Off", "As little as the model allows"),
+            level(ThoughtLevel::Low, "Low", "Little"),
+            level(ThoughtLevel::Medium, "Medium", "Some"),
+            level(ThoughtLevel::High, "High", "Much"),
+            level(ThoughtLevel::Max, "Max", "As much as the model allows"),
+        ],
+    }
+}
 
 /// The provider as a setting: those that are set up, and the current one.
 fn provider_option(current: &ProviderInfo, all: Vec<(ProviderInfo, bool)>) -> SessionOption {

@@ -128,7 +128,7 @@ pub(crate) fn write_whole(path: &Path, text: &str, new: bool) -> std::io::Result
         return Err(error);
     }
     if !new {
-        return fs::rename(&beside, path);
+        return fs::rename(&beside, path).inspect_err(|_| drop(fs::remove_file(&beside)));
     }
     // Only the first of two writers gets the name, and the name never stands for half a text.
     let linked = fs::hard_link(&beside, path);

@@ -69,6 +69,8 @@ impl SessionAsks {
         let now = source.now();
         let interaction_id = source.interaction_id();
         let id = interaction_id.clone();
+        // Before it is asked: an asker that goes away while the question is written has to take it back too.
+        let withdraw = Withdraw::new(&self.session, &self.services.tasks, interaction_id);
         let asked = self.session.edit(move |core| {
             let interaction = Interaction {
                 interaction_id: id,
@@ -85,7 +87,6 @@ impl SessionAsks {
             Ok(core.ask(interaction))
         });
         let receiver = asked.await.ok()?.ok()?.value;
-        let withdraw = Withdraw::new(&self.session, &self.services.tasks, interaction_id);
         let resolution = receiver.await.ok();
         withdraw.done();
         resolution
@@ -105,6 +106,7 @@ impl SessionAsks {
             temperature_millis: request.temperature_millis,
             max_output_tokens: Some(request.max_tokens),
             extra_params_json: None,
+            thought_level: None,
         };
         let done = collect(&*model.provider, call).await;
         let done = done.map_err(|e| e.to_detail(&model.selection.provider_id))?;
@@ -187,9 +189,7 @@ impl SessionAsks {
         let key = extension_key(name);
         let entry = self.services.configured_extension(name)?;
         let session_id = self.session.session_id().clone();
-        let mut selection = self.services.selection(&session_id).await?;
-        selection.add(&entry.config, ExtensionOrigin::Config);
-        let planned = self.services.planned(entry.config, ExtensionOrigin::Config);
+        let planned = self.services.planned(entry.config.clone(), ExtensionOrigin::Config);
         let extensions = self.session.extensions().ok_or_else(super::actor::gone)?;
         let starting = extensions.clone();
         // A failure to start is a state of the extension, appended like any other, so the edit itself succeeds.
@@ -197,7 +197,9 @@ impl SessionAsks {
         if let Some(error) = started.await.map_err(|_| super::actor::gone())??.value {
             return Err(error);
         }
-        self.services.store_selection(&session_id, &selection).await?;
+        self.services
+            .change_selection(&session_id, |selection| selection.add(&entry.config, ExtensionOrigin::Config))
+            .await?;
         let statuses = extensions.wait_ready(ENABLE_DEADLINE).await;
         let status = statuses.into_iter().find(|s| s.summary.key == key);
         match status.and_then(|s| s.error) {
@@ -210,9 +212,7 @@ impl SessionAsks {
     async fn disable(&self, name: &str) -> Result<(), ErrorDetail> {
         let key = extension_key(name);
         let session_id = self.session.session_id().clone();
-        let mut selection = self.services.selection(&session_id).await?;
-        selection.remove(&key);
-        self.services.store_selection(&session_id, &selection).await?;
+        self.services.change_selection(&session_id, |selection| selection.remove(&key)).await?;
         let extensions = self.session.extensions().ok_or_else(super::actor::gone)?;
         if !extensions.remove(&key).await {
             return Err(crate::engine::extension_not_found(name));

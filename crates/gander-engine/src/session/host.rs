@@ -97,6 +97,10 @@ impl Core {
                 "a host is attached to this session already; close its stream first",
             ));
         }
+        // A host whose stream has ended may not be gone yet: nobody will answer its calls.
+        if let Some(gone) = self.host.as_ref().map(|h| h.registration) {
+            self.detach_host(gone);
+        }
         let (sender, calls) = mpsc::channel(MAX_CALLS);
         let (withdraw, withdrawn) = mpsc::channel(MAX_CALLS);
         let number = self.services.next_number();

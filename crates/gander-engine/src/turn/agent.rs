@@ -373,6 +373,7 @@ async fn write_record(
     provider_id: &str,
     record: &Record,
 ) {
+    let _one = services.agents.records.lock().await;
     let Ok(mut records) = read_records(services, session_id).await else { return };
     let chosen = records.providers.get(provider_id).map(|known| known.chosen.clone());
     // Settings are written by those who set them.
@@ -414,6 +415,7 @@ pub(crate) async fn set_agent_option(
         None => None,
     };
     let failed = |error: gander_store::StoreError| store_error(&error);
+    let _one = services.agents.records.lock().await;
     let body = services.store.get_document(session_id, memory::DOCUMENT).await.map_err(failed)?;
     let mut records: Records = body.and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();
     let record = records.providers.entry(provider_id.to_owned()).or_default();

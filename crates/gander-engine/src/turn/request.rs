@@ -105,6 +105,7 @@ impl TurnTask {
             temperature_millis: selection.temperature_millis,
             max_output_tokens: selection.max_output_tokens,
             extra_params_json: selection.extra_params_json.clone(),
+            thought_level: selection.thought_level,
         })
     }
 

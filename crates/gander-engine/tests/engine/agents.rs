@@ -1,5 +1,6 @@
 //! Sessions whose model is an agent: a fake one that does what a test says.
 
+mod doors;
 mod fake;
 mod limits;
 

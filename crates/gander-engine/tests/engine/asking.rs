@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use futures::FutureExt as _;
 use gander_domain::{
     ErrorReason, Event, Payload, SessionId, Usage,
     interaction::{Answer, FormAction, Interaction, InteractionState},
@@ -211,6 +212,25 @@ async fn a_form_stays_open_until_its_answer_matches() {
     let content: serde_json::Value = serde_json::from_str(&content).unwrap();
     assert_eq!(content, json!({"name": "A", "age": 20}), "empty boxes are left out");
     assert_log_rules(&harness.log(&session).await);
+    harness.finish().await;
+}
+
+#[tokio::test]
+async fn a_question_whose_asker_leaves_while_it_is_written_is_taken_back() {
+    let call = Script::one_call("c", "developer__shell", r#"{"command":"true"}"#);
+    let (harness, clients) = Harness::with_clients([call, Script::reply("ok")]).await;
+    let session = session(&harness).await;
+    harness.run(&session, "start the extension").await;
+    let asking = client(&clients);
+    let question = ElicitRequest {
+        extension_name: "developer".into(),
+        message: "who are you?".into(),
+        kind: ElicitKind::Form { schema_json: r#"{"type":"object"}"#.into() },
+    };
+    // It is with the session, which has not said so yet.
+    assert!(asking.elicit(question).now_or_never().is_none());
+    let log = harness.until(&session, |e| matches!(e.payload, Payload::InteractionResolved(_))).await;
+    assert!(golden(&log).contains("interaction_resolved Withdrawn"));
     harness.finish().await;
 }
 

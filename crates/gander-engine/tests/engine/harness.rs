@@ -58,6 +58,7 @@ pub(crate) type Clients = Arc<Mutex<Vec<Arc<dyn SessionClient>>>>;
 #[derive(Default)]
 struct Builtins {
     clients: Clients,
+    door: Option<Vec<String>>,
 }
 
 impl BuiltinFactory for Builtins {
@@ -101,6 +102,12 @@ pub(crate) async fn start_engine(dir: &Path, models: Arc<dyn Models>, options: E
     start_over(dir, models, options, Arc::new(SystemSource), Builtins::default()).await
 }
 
+/// The same, where agents are given a door to their session's extensions.
+pub(crate) async fn start_with_door(dir: &Path, models: Arc<dyn Models>) -> Arc<Engine> {
+    let builtins = Builtins { door: Some(vec!["door".into()]), ..Builtins::default() };
+    start_over(dir, models, EngineOptions::default(), Arc::new(SystemSource), builtins).await
+}
+
 /// Starts an engine with a clock of the test's.
 pub(crate) async fn start_at(
     dir: &Path,
@@ -124,7 +131,9 @@ async fn start_over(
     paths.create_dirs().unwrap();
     let config = ConfigHandle::open(ConfigOptions::new(paths.clone(), environment.clone())).unwrap();
     let store = SqliteStore::open(OpenOptions::new(paths.data_dir())).unwrap();
-    let mcp = McpHost::new(HostOptions::new(Arc::new(builtins), ToolProcesses::default()));
+    let door = builtins.door.clone();
+    let mcp =
+        McpHost::new(HostOptions { door, ..HostOptions::new(Arc::new(builtins), ToolProcesses::default()) });
     Engine::start(EngineParts {
         store,
         source,

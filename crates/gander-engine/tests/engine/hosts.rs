@@ -308,6 +308,24 @@ async fn a_command_is_never_run_twice_and_a_cancelled_one_is_withdrawn() {
 }
 
 #[tokio::test]
+async fn a_host_that_takes_the_place_of_another_ends_its_calls() {
+    let shell = call("a", "shell", &serde_json::json!({"command": "echo never here"}));
+    let harness = Harness::new([shell, Script::reply("done")]).await;
+    let session = harness.session().await;
+    let mut host = harness.engine.attach_host(&session, terminals()).await.unwrap();
+    let turn_id = harness.start(&session, "go").await;
+    next(&mut host).await;
+    // Its stream has ended; that the registration has too is not known to the session yet.
+    let HostAttachment { calls, registration, .. } = host;
+    drop(calls);
+    let other = harness.engine.attach_host(&session, terminals()).await.unwrap();
+    let told = results(&harness.until_ended(&session, &turn_id).await);
+    assert!(told[0].contains("may have run"), "{told:?}");
+    drop((registration, other));
+    harness.finish().await;
+}
+
+#[tokio::test]
 async fn the_setting_never_keeps_commands_here() {
     let harness = Harness::new([
         call("a", "shell", &serde_json::json!({"command": "echo here"})),

@@ -11,7 +11,7 @@ use gander_domain::{
     host::{HostCallOutcome, HostCapabilities},
     interaction::{Answer, InteractionKind, PermissionReason},
     item::{Thought, ToolCallStatus, ToolOutcome, ToolResult},
-    session::{Mode, SessionKind},
+    session::{Mode, SessionKind, ThoughtLevel},
     tool::{ToolAnnotations, ToolDefinition, ToolVisibility},
     turn::TurnState,
 };
@@ -494,6 +494,45 @@ async fn items_name_their_model_when_it_is_switched() {
     assert_eq!(made, ["scripted-1", "scripted-1"]);
     let call = request.items.iter().find_map(|i| i.tool_call()).unwrap();
     assert_eq!(call.call_id, "call.with/odd chars", "the model layer makes it fit each vendor");
+    harness.finish().await;
+}
+
+/// The thought level is a setting of sessions whose model can choose, and goes with the calls.
+#[tokio::test]
+async fn the_thought_level_is_chosen_where_the_model_can() {
+    let harness =
+        Harness::new([Script::reply("a"), Script::reply("b"), Script::reply("c"), Script::reply("d")]).await;
+    let (session, by) = (harness.session().await, context("a"));
+    let engine = &harness.engine;
+    let set = async |id: &str, value: &str| {
+        let options = engine.set_session_option(&by, &session, id, value).await?.value;
+        let level = options.iter().find(|o| o.category == "thought_level").map(|o| o.value.clone());
+        Ok::<_, gander_domain::ErrorDetail>(level)
+    };
+    let refused = set("thought_level", "high").await.unwrap_err();
+    assert!(refused.message.contains("mode, model, provider"), "{}", refused.message);
+    harness.run(&session, "one").await;
+    assert_eq!(set("model", "deep-thinking").await.unwrap().as_deref(), Some("default"));
+    assert_eq!(set("thought_level", "high").await.unwrap().as_deref(), Some("high"));
+    let events = harness.run(&session, "two").await;
+    let announced = engine.session_options(&session).await.unwrap();
+    let ids: Vec<_> = announced.iter().map(|o| o.option_id.as_str()).collect();
+    assert_eq!(ids, ["mode", "model", "thought_level", "provider"]);
+    let called = events.iter().rev().find_map(|event| match &event.payload {
+        Payload::ModelCallStarted { model, .. } => Some(model.thought_level),
+        _ => None,
+    });
+    assert_eq!(called, Some(Some(ThoughtLevel::High)));
+    // It stays with the next model that can choose, and is gone with one that cannot.
+    assert_eq!(set("model", "deeper-thinking").await.unwrap().as_deref(), Some("high"));
+    harness.run(&session, "three").await;
+    let wrong = set("thought_level", "a lot").await.unwrap_err();
+    assert!(wrong.message.contains("default, off, low, medium, high, max"), "{}", wrong.message);
+    assert_eq!(set("model", "scripted-1").await.unwrap(), None);
+    harness.run(&session, "four").await;
+    assert_eq!(set("model", "deep-thinking").await.unwrap().as_deref(), Some("default"));
+    let levels: Vec<_> = harness.model.requests().iter().map(|request| request.thought_level).collect();
+    assert_eq!(levels, [None, Some(ThoughtLevel::High), Some(ThoughtLevel::High), None]);
     harness.finish().await;
 }
 

@@ -138,3 +138,28 @@ async fn a_reloaded_session_is_the_same() {
     );
     harness.finish().await;
 }
+
+#[tokio::test]
+async fn extensions_that_are_added_at_the_same_time_are_all_kept() {
+    let harness = Harness::new([]).await;
+    let session = harness.session().await;
+    let add = async |name: &str, key: &str| {
+        let tool = serde_json::json!({"name": "see", "description": "", "inputSchema": {"type": "object"}});
+        let config =
+            serde_json::json!({"type": "frontend", "name": name, "description": "", "tools": [tool]});
+        let config = gander_engine::types::extension_format::from_value(&config).unwrap();
+        let extension = gander_engine::AddExtension::Config(Box::new(config));
+        harness.engine.add_session_extension(&context(key), &session, extension, false).await.unwrap();
+    };
+    tokio::join!(add("camera", "k1"), add("radar", "k2"), add("sonar", "k3"));
+    harness.engine.drain(Duration::ZERO).await;
+    harness.engine.close().await;
+    let engine = start_in(harness.dir.path(), Arc::new(ScriptedProvider::new([]))).await;
+    let kept = engine.session_extensions(&session).await.unwrap();
+    let mut keys: Vec<_> = kept.into_iter().map(|status| status.summary.key).collect();
+    keys.retain(|key| key != "developer");
+    keys.sort();
+    assert_eq!(keys, ["camera", "radar", "sonar"]);
+    engine.drain(Duration::ZERO).await;
+    engine.close().await;
+}

@@ -46,22 +46,45 @@ pub fn unpinned_package(config: &ExtensionConfig) -> Option<String> {
     let words: Vec<&str> =
         config.exec_prefix.iter().chain([command]).chain(args).map(String::as_str).collect();
     let (kind, rest) = (0..words.len()).find_map(|at| runner(&words[at..]))?;
-    package(kind, rest).err()
+    package(kind, &rest).err()
 }
 
-/// A runner of packages at the beginning of `words`, and what follows it.
-fn runner<'a, 'b>(words: &'a [&'b str]) -> Option<(Kind, &'a [&'b str])> {
-    let names: Vec<String> = words.iter().take(3).map(|word| base_name(word)).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let (kind, length) = match names.as_slice() {
-        ["npx" | "pnpx" | "bunx", ..] => (Kind::Npm, 1),
-        ["npm", "exec" | "x", ..] | ["pnpm" | "yarn", "dlx", ..] | ["bun", "x", ..] => (Kind::Npm, 2),
-        ["uvx", ..] => (Kind::Python, 1),
-        ["pipx", "run", ..] | ["uv", "run", ..] => (Kind::Python, 2),
-        ["uv", "tool", "run"] => (Kind::Python, 3),
+/// A runner of packages at the beginning of `words`, and what it is told: options before its subcommand count as well.
+fn runner<'a>(words: &[&'a str]) -> Option<(Kind, Vec<&'a str>)> {
+    let (name, told) = words.split_first()?;
+    let (kind, subcommands): (Kind, &[&[&str]]) = match base_name(name).as_str() {
+        "npx" | "pnpx" | "bunx" => (Kind::Npm, &[&[]]),
+        "npm" => (Kind::Npm, &[&["exec"], &["x"]]),
+        "pnpm" | "yarn" => (Kind::Npm, &[&["dlx"]]),
+        "bun" => (Kind::Npm, &[&["x"]]),
+        "uvx" => (Kind::Python, &[&[]]),
+        "pipx" => (Kind::Python, &[&["run"]]),
+        "uv" => (Kind::Python, &[&["tool", "run"], &["run"]]),
         _ => return None,
     };
-    Some((kind, &words[length..]))
+    subcommands.iter().find_map(|path| without(told, path)).map(|told| (kind, told))
+}
+
+/// `words` without the words of `path`, when these follow each other with nothing between them but options.
+fn without<'a>(words: &[&'a str], path: &[&str]) -> Option<Vec<&'a str>> {
+    let mut words = words.iter().copied();
+    let mut kept: Vec<&str> = Vec::new();
+    for wanted in path {
+        loop {
+            let word = words.next()?;
+            if word == *wanted {
+                break;
+            }
+            let may_be_value =
+                kept.last().is_some_and(|before| before.starts_with('-') && !ALONE.contains(before));
+            if !word.starts_with('-') && !may_be_value {
+                return None;
+            }
+            kept.push(word);
+        }
+    }
+    kept.extend(words);
+    Some(kept)
 }
 
 /// # Errors
@@ -135,6 +158,10 @@ mod tests {
             "uv tool run server==1.2.3",
             "/usr/bin/server --flag",
             "python3 server.py",
+            "npm --prefix /x start",
+            "npm run exec",
+            "npm --silent exec -- server@1.2.3",
+            "uv --quiet tool run server==1.2.3",
         ] {
             assert_eq!(of(certain), None, "{certain}");
         }
@@ -147,6 +174,10 @@ mod tests {
             ("npx --registry evil@1.0.0 server", "--registry"),
             ("npx.cmd server", "server"),
             ("pnpm dlx server", "server"),
+            ("npm --silent exec server", "server"),
+            ("npm --registry https://h exec server@1.2.3", "--registry"),
+            ("uv --quiet tool --offline run server", "server"),
+            ("uv --directory /x run server", "server"),
             ("uvx server", "server"),
             ("uvx server>=1.2.3", "server>=1.2.3"),
             ("uvx server==1.*", "server==1.*"),

@@ -7,7 +7,7 @@ use gander_proto::v1::{
 };
 use serde_json::{Map, Value, json};
 
-use super::times::rfc3339;
+use super::times::{parsed, rfc3339};
 use crate::session::{CallResult, Content};
 
 pub(super) fn parse_object(json: &str) -> Option<Map<String, Value>> {
@@ -215,7 +215,7 @@ fn hints(value: &Value) -> Option<Annotations> {
     Some(Annotations {
         audience: audience.filter_map(|who| who.as_str().map(str::to_owned)).collect(),
         priority: map.get("priority").and_then(Value::as_f64),
-        last_modified: None,
+        last_modified: map.get("lastModified").and_then(Value::as_str).and_then(parsed),
     })
 }
 

@@ -1,8 +1,8 @@
 //! A session of the API as Goose's document.
 
 use gander_proto::v1::{
-    Cost, ExtensionStatus, ModelSelection, Session, SessionKind, SessionMode, TitleSource, Usage,
-    session_option_value,
+    Cost, ExtensionStatus, ModelSelection, Session, SessionKind, SessionMode, ThoughtLevel, TitleSource,
+    Usage, session_option_value,
 };
 use serde_json::{Map, Value, json};
 
@@ -88,8 +88,23 @@ fn model_config(model: &ModelSelection) -> ModelConfig {
         max_tokens: model.max_output_tokens,
         toolshim: false,
         toolshim_model: None,
-        request_params: serde_json::from_str(&model.extra_params_json).ok(),
+        request_params: request_params(model),
     }
+}
+
+/// A model's extra parameters; Goose keeps the thought level among them.
+fn request_params(model: &ModelSelection) -> Option<Value> {
+    let params = serde_json::from_str(&model.extra_params_json).ok();
+    let level = model.thought_level();
+    if level == ThoughtLevel::Unspecified {
+        return params;
+    }
+    let mut params = params.unwrap_or_else(|| json!({}));
+    if let Value::Object(params) = &mut params {
+        let word = level.as_str_name().trim_start_matches("THOUGHT_LEVEL_").to_ascii_lowercase();
+        params.entry("thinking_effort").or_insert_with(|| word.into());
+    }
+    Some(params)
 }
 
 fn extension_data(session: &Session, extensions: Option<&[ExtensionStatus]>) -> Map<String, Value> {

@@ -143,7 +143,9 @@ fn message_items(
     for content in &message.content {
         let body = match content {
             Content::Text { .. } | Content::Image { .. } => {
-                parts.extend(content_part(content));
+                // A picture that is no base64 is kept as it is.
+                let raw = || serde_json::to_value(content).ok().map(|value| unknown(&value));
+                parts.extend(content_part(content).or_else(raw));
                 continue;
             }
             Content::Unknown(value) => {

@@ -29,7 +29,8 @@ fn conversation_json() -> Value {
     };
     json!([
         {"id": "u", "role": "user", "created": 100, "metadata": both, "content": [
-            {"type": "text", "text": "look", "annotations": {"audience": ["user"], "priority": 0.5}},
+            {"type": "text", "text": "look", "annotations":
+                {"audience": ["user"], "priority": 0.5, "lastModified": "2026-01-31T12:00:00Z"}},
             {"type": "image", "data": "aGk=", "mimeType": "image/png"}]},
         {"id": "m", "role": "assistant", "created": 101, "metadata": both, "content": [
             {"type": "thinking", "thinking": "hm", "signature": "s"},
@@ -49,7 +50,8 @@ fn conversation_json() -> Value {
         {"id": "n", "role": "assistant", "created": 104, "metadata": {"userVisible": true, "agentVisible": false},
             "content": [{"type": "systemNotification", "notificationType": "inlineMessage", "msg": "Compacted"}]},
         {"id": "v", "role": "assistant", "created": 105, "metadata": both, "content": [
-            {"type": "text", "text": "Done"}, {"type": "hologram", "of": ["later", "versions"]}]},
+            {"type": "text", "text": "Done"}, {"type": "hologram", "of": ["later", "versions"]},
+            {"type": "image", "data": "no base64", "mimeType": "image/png"}]},
     ])
 }
 

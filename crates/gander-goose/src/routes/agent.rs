@@ -12,7 +12,7 @@ use gander_formats::{
 use gander_proto::v1::{
     AddSessionExtensionRequest, CreateSessionRequest, ErrorReason, ExactSelection, ExtensionSelection,
     ExtensionState, ExtensionStatus, LoadSessionRequest, LoadSessionResponse, ModelSelection, RecipeSource,
-    RemoveSessionExtensionRequest, Session, UnloadSessionRequest, UpdateSessionRequest,
+    RemoveSessionExtensionRequest, Session, ThoughtLevel, UnloadSessionRequest, UpdateSessionRequest,
     add_session_extension_request, extension_selection, recipe_source,
 };
 use prost_types::FieldMask;
@@ -275,6 +275,9 @@ struct ProviderRequest {
     request_params: Option<Value>,
 }
 
+/// Name of Goose's thinking effort among a model's parameters.
+const THINKING_EFFORT: &str = "thinking_effort";
+
 async fn update_provider(
     State(app): State<App>,
     Json(request): Json<ProviderRequest>,
@@ -286,12 +289,15 @@ async fn update_provider(
             ApiError::text(StatusCode::BAD_REQUEST, "No model specified; choose one or set GOOSE_MODEL")
         })?,
     };
-    let params = request.request_params.filter(|params| !params.is_null());
+    let mut params = request.request_params.filter(|params| !params.is_null());
+    let thought_level = thought_level(params.as_mut());
+    let params = params.filter(|params| params.as_object().is_none_or(|params| !params.is_empty()));
     let model = ModelSelection {
         provider_id: request.provider.clone(),
         model_id,
         context_limit: request.context_limit,
         extra_params_json: params.map(|params| params.to_string()).unwrap_or_default(),
+        thought_level: thought_level as i32,
         ..ModelSelection::default()
     };
     let session = Session { session_id: request.session_id, model: Some(model), ..Session::default() };
@@ -314,6 +320,16 @@ async fn update_provider(
         }
     })?;
     Ok(StatusCode::OK)
+}
+
+/// Takes Goose's thinking effort out of the parameters, where later Desktops keep it: no vendor knows the field.
+fn thought_level(params: Option<&mut Value>) -> ThoughtLevel {
+    let Some(params) = params.and_then(Value::as_object_mut) else { return ThoughtLevel::Unspecified };
+    let word = params.get(THINKING_EFFORT).and_then(Value::as_str).unwrap_or_default();
+    let name = format!("THOUGHT_LEVEL_{}", word.to_ascii_uppercase());
+    let Some(level) = ThoughtLevel::from_str_name(&name) else { return ThoughtLevel::Unspecified };
+    params.remove(THINKING_EFFORT);
+    level
 }
 
 async fn default_model(client: &Client) -> Result<Option<String>, ApiError> {

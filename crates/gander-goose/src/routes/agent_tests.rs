@@ -243,6 +243,18 @@ async fn a_model_is_chosen_with_its_limits() {
     assert_eq!((model.provider_id.as_str(), model.model_id.as_str()), ("openai", "m"));
     assert_eq!((model.context_limit, model.extra_params_json.as_str()), (Some(9), r#"{"top_p":1}"#));
 
+    for (params, extra, level) in [
+        (json!({"thinking_effort": "high", "top_p": 1}), r#"{"top_p":1}"#, pb::ThoughtLevel::High),
+        (json!({"thinking_effort": "off"}), "", pb::ThoughtLevel::Off),
+        (json!({"thinking_effort": 3}), r#"{"thinking_effort":3}"#, pb::ThoughtLevel::Unspecified),
+    ] {
+        let daemon = updating();
+        let body = json!({"session_id": "s", "provider": "openai", "model": "m", "request_params": params});
+        assert_eq!(daemon.post("/agent/update_provider", body).await.status, StatusCode::OK);
+        let model = updated(&daemon).1.model.expect("a model");
+        assert_eq!((model.extra_params_json.as_str(), model.thought_level()), (extra, level));
+    }
+
     let body = || json!({"session_id": "s", "provider": "openai"});
     let value = pb::ConfigValue { value_json: "\"configured\"".into(), ..Default::default() };
     let configured =

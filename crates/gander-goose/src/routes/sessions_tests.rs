@@ -19,6 +19,7 @@ fn session(id: &str) -> pb::Session {
             provider_id: "openai".into(),
             model_id: "m".into(),
             extra_params_json: r#"{"top_p":1}"#.into(),
+            thought_level: pb::ThoughtLevel::High as i32,
             ..Default::default()
         }),
         mode: Some(pb::SessionMode::SmartApprove as i32),
@@ -68,7 +69,7 @@ async fn a_session_is_shown_as_gooses_document() {
     assert_eq!(document["accumulated_input_tokens"], Value::Null, "not reported is not zero");
     assert_eq!(document["extension_data"]["todo.v0"], json!({"content": "x"}));
     assert_eq!(document["provider_name"], "openai");
-    assert_eq!(document["model_config"]["request_params"], json!({"top_p": 1}));
+    assert_eq!(document["model_config"]["request_params"], json!({"top_p": 1, "thinking_effort": "high"}));
     assert_eq!(document["goose_mode"], "smart_approve");
     assert_eq!(document["conversation"].as_array().map(Vec::len), Some(2));
     let gone = Daemon::new().fails(

@@ -323,7 +323,8 @@ impl Visit {
         if let Some(total) = total {
             params["total"] = json!(total);
         }
-        if let Some(message) = message {
+        if let Some(mut message) = message {
+            self.keeper.clean(&mut message);
             params["message"] = json!(message);
         }
         self.send(json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": params })).await;
@@ -338,7 +339,7 @@ impl Visit {
         Ok(answer)
     }
 
-    /// Hands a request on and its result back as it came.
+    /// Hands a request on and its result back as it came, without secrets.
     async fn pass(
         &self,
         method: &str,
@@ -348,7 +349,10 @@ impl Visit {
         let connection = self.extensions.connection(&self.key).await?;
         let options = RequestOptions { cancel: cancel.clone(), ..RequestOptions::within(LIST_TIMEOUT) };
         let result = rounds::request(&connection, options, |_, _| request.clone()).await;
-        result.map_err(|failure| self.refusal(method, failure))
+        let result = result.map_err(|failure| self.refusal(method, failure))?;
+        let mut text = result.to_string();
+        self.keeper.clean(&mut text);
+        serde_json::from_str(&text).map_err(|error| Refusal::new(INTERNAL, error.to_string()))
     }
 
     fn refusal(&self, what: &str, failure: Failure) -> Refusal {

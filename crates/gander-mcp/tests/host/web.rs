@@ -136,6 +136,7 @@ async fn what_a_wrong_address_answers_is_told_with_a_remedy() {
         move |_: &str, _: &Value| response(status, "location: /other?token=abc\r\n", b"")
     };
     let fixed = |bytes: Vec<u8>| move |_: &str, _: &Value| bytes.clone();
+    let far = format!("location: /{}?token=abc\r\n", "far/".repeat(40));
     let kind = "content-type: application/json\r\n";
     let cases: Vec<(Web, &[&str])> = vec![
         (
@@ -150,6 +151,7 @@ async fn what_a_wrong_address_answers_is_told_with_a_remedy() {
         (Web::start(moved("307 Temporary Redirect")).await, &["redirects (307)", "another address"]),
         (Web::start(moved("308 Permanent Redirect")).await, &["redirects (308)", "another address"]),
         (Web::start(here("302 Found")).await, &["redirects (302)", "/other,", "would lose the request"]),
+        (Web::start(fixed(response("302 Found", &far, b""))).await, &["set its uri to that address"]),
         (Web::start(here("307 Temporary Redirect")).await, &["circles"]),
         (Web::start(fixed(page("403 Forbidden"))).await, &["HTTP 403", "credentials"]),
         (Web::start(fixed(page("404 Not Found"))).await, &["HTTP 404", "often ends in /mcp"]),

@@ -11,6 +11,7 @@ use crate::{
         tools_of_history,
     },
     history::{self, Answer, Block, Content, Entry},
+    thinking::{self, Claude},
 };
 
 /// The body of a request.
@@ -50,12 +51,15 @@ pub(crate) fn encode(options: &VendorOptions, request: &ModelRequest) -> Result<
         marks.last(&mut system);
         body.insert("system".to_owned(), system.into());
     }
+    let may_begin = history::may_begin_to_think(&entries);
     let messages = messages(entries, &marks)?;
     if let Some(temperature) = temperature(request) {
         body.insert("temperature".to_owned(), temperature);
     }
     add_extras(&mut body, options, request)?;
-    if body.get("thinking").and_then(|thinking| thinking.get("type")) == Some(&json!("enabled")) {
+    think(&mut body, options, request, may_begin);
+    let kind = body.get("thinking").and_then(|thinking| thinking.get("type")?.as_str());
+    if matches!(kind, Some("enabled" | "adaptive")) {
         // Thinking and a temperature exclude each other; the budget must fit.
         body.remove("temperature");
         let budget = body.get("thinking").and_then(|thinking| thinking.get("budget_tokens")?.as_u64());
@@ -65,6 +69,23 @@ pub(crate) fn encode(options: &VendorOptions, request: &ModelRequest) -> Result<
         }
     }
     finish_with(&body, "messages", &messages)
+}
+
+/// Tells how much to think, unless the extra parameters did.
+fn think(body: &mut Map<String, Value>, options: &VendorOptions, request: &ModelRequest, may_begin: bool) {
+    let Some(level) = request.thought_level else { return };
+    let asked = max_tokens(options, request);
+    let fixed = request.max_output_tokens.or(options.max_tokens).is_some();
+    match thinking::claude(&request.model_id, level, asked, fixed) {
+        Some((Claude::Budget(_), _)) if !may_begin => {}
+        Some((claude, tokens)) if !body.contains_key("thinking") => {
+            claude.add_to(body);
+            if body.get("max_tokens") == Some(&Value::from(asked)) {
+                body.insert("max_tokens".to_owned(), tokens.into());
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Marks what the server should cache: tools, system and the last two user messages, four in all, which is the most that

@@ -11,6 +11,7 @@ use crate::{
         tools_of_history,
     },
     history::{self, Answer, Block, Content, Entry},
+    thinking::{self, Claude},
 };
 
 /// The body of a request.
@@ -47,6 +48,7 @@ pub(crate) fn encode(options: &VendorOptions, request: &ModelRequest) -> Result<
         cache_point(caches, &mut system);
         body.insert("system".to_owned(), system.into());
     }
+    let may_begin = history::may_begin_to_think(&entries);
     let messages = messages(entries, caches)?;
     let mut config = Map::new();
     config.insert("maxTokens".to_owned(), max_tokens(options, request).into());
@@ -55,7 +57,36 @@ pub(crate) fn encode(options: &VendorOptions, request: &ModelRequest) -> Result<
     }
     body.insert("inferenceConfig".to_owned(), config.into());
     add_extras(&mut body, options, request)?;
+    think(&mut body, options, request, may_begin);
     finish_with(&body, "messages", &messages)
+}
+
+/// Tells Claude how much to think, unless the extra parameters did: in the fields of the model's own API.
+fn think(body: &mut Map<String, Value>, options: &VendorOptions, request: &ModelRequest, may_begin: bool) {
+    let Some(level) = request.thought_level else { return };
+    let asked = max_tokens(options, request);
+    let fixed = request.max_output_tokens.or(options.max_tokens).is_some();
+    let Some((claude, tokens)) = thinking::claude_at_bedrock(&request.model_id, level, asked, fixed) else {
+        return;
+    };
+    if matches!(claude, Claude::Budget(_)) && !may_begin {
+        return;
+    }
+    let fields = body.entry("additionalModelRequestFields").or_insert_with(|| json!({}));
+    let Value::Object(fields) = fields else { return };
+    if fields.contains_key("thinking") {
+        return;
+    }
+    claude.add_to(fields);
+    if claude != Claude::Off
+        && let Some(Value::Object(config)) = body.get_mut("inferenceConfig")
+    {
+        // Thinking and a temperature exclude each other.
+        config.remove("temperature");
+        if config.get("maxTokens") == Some(&Value::from(asked)) {
+            config.insert("maxTokens".to_owned(), tokens.into());
+        }
+    }
 }
 
 fn cache_point<T: From<Value>>(caches: bool, list: &mut Vec<T>) {

@@ -116,6 +116,14 @@ pub struct ProviderFile {
     /// Fields of every request body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extra_body: Option<Map<String, Value>>,
+    /// The field of OpenAI's dialects in which the server reads how much to think: `effort` (default; `reasoning_effort`),
+    /// `reasoning` (as at OpenRouter) or `none`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<String>,
+    /// The words that the server takes there, by the beginning of a model's name; the empty name stands for models whose
+    /// own words are not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thinking_words: Option<std::collections::BTreeMap<String, Vec<String>>>,
     /// Path below the API's root that answers 401 to a wrong key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check_path: Option<String>,
@@ -211,6 +219,11 @@ impl ProviderFile {
         }
         if let Some(auth) = &self.auth {
             check_auth(auth).map_err(|what| format!("auth {what}"))?;
+        }
+        if let Some(thinking) = &self.thinking
+            && crate::ThinkingField::parse(thinking).is_none()
+        {
+            return Err(format!("thinking {thinking:?}: use effort, reasoning or none"));
         }
         if let Some(decoder) = &self.decoder
             && !matches!(decoder.as_str(), "typed" | "rig")

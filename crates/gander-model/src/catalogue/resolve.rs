@@ -169,6 +169,8 @@ pub(super) fn options(
     options.max_tokens = file.max_tokens;
     options.prompt_cache = file.prompt_cache.unwrap_or(true);
     options.extra_body = file.extra_body.clone().unwrap_or_default();
+    let field = file.thinking.as_deref().and_then(crate::ThinkingField::parse).unwrap_or_default();
+    options.thinking = crate::Thinking { field, words: file.thinking_words.clone().unwrap_or_default() };
     options.top_up_url.clone_from(&file.top_up_url);
     options.decoder = if file.decoder.as_deref() == Some("rig") { Decoder::Rig } else { Decoder::Typed };
     Ok(options)

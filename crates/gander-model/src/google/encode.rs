@@ -44,7 +44,10 @@ pub(crate) fn encode(options: &VendorOptions, request: &ModelRequest) -> Result<
     if let Some(tokens) = request.max_output_tokens.or(options.max_tokens) {
         config.insert("maxOutputTokens".to_owned(), tokens.into());
     }
-    if crate::facts::of(&request.model_id).is_some_and(|facts| facts.supports_reasoning) {
+    let chosen = request.thought_level.and_then(|level| crate::thinking::google(&request.model_id, level));
+    if let Some(chosen) = chosen {
+        config.insert("thinkingConfig".to_owned(), chosen);
+    } else if crate::facts::of(&request.model_id).is_some_and(|facts| facts.supports_reasoning) {
         config.insert("thinkingConfig".to_owned(), json!({ "includeThoughts": true }));
     }
     if !config.is_empty() {

@@ -40,6 +40,10 @@ pub(crate) fn encode(options: &VendorOptions, request: &ModelRequest) -> Result<
     if reasons(&request.model_id) {
         body.insert("include".to_owned(), json!(["reasoning.encrypted_content"]));
     }
+    let effort = request.thought_level.and_then(|level| options.thinking.effort(&request.model_id, level));
+    if let Some(effort) = effort {
+        body.insert("reasoning".to_owned(), json!({ "effort": effort }));
+    }
     if let Some(tokens) = request.max_output_tokens.or(options.max_tokens) {
         let field = options.max_tokens_field.clone().unwrap_or_else(|| "max_output_tokens".to_owned());
         body.insert(field, tokens.into());

@@ -41,6 +41,8 @@ pub(crate) struct Profile {
     pub(crate) max_tokens_field: Option<String>,
     /// Extra fields of every body.
     pub(crate) extra_body: Map<String, Value>,
+    /// How it is told how much to think.
+    pub(crate) thinking: crate::Thinking,
 }
 
 impl Profile {
@@ -149,6 +151,7 @@ fn completion_request(
             }
         }
     }
+    profile.thinking.add_to_chat(&mut extra, model, request.thought_level);
     if !extra.is_empty() {
         completion.additional_params = Some(Value::Object(extra));
     }

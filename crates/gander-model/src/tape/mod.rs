@@ -226,6 +226,10 @@ impl ModelProvider for Recorder {
         self.inner.check()
     }
 
+    fn can_choose_thoughts(&self, model_id: &str) -> bool {
+        self.inner.can_choose_thoughts(model_id)
+    }
+
     fn agent(&self) -> Option<Arc<dyn crate::AgentBackend>> {
         self.inner.agent()
     }

@@ -102,6 +102,7 @@ pub(crate) fn request(model: &str, items: Vec<Item>) -> ModelRequest {
         temperature_millis: None,
         max_output_tokens: None,
         extra_params_json: None,
+        thought_level: None,
     }
 }
 

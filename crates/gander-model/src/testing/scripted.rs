@@ -329,6 +329,11 @@ impl ModelProvider for ScriptedProvider {
     fn check(&self) -> BoxFuture<'_, CheckResult> {
         futures::future::ready(Ok(())).boxed()
     }
+
+    /// Of models whose name ends in `-thinking`.
+    fn can_choose_thoughts(&self, model_id: &str) -> bool {
+        model_id.ends_with("-thinking")
+    }
 }
 
 #[cfg(test)]
@@ -344,6 +349,7 @@ mod tests {
             temperature_millis: None,
             max_output_tokens: None,
             extra_params_json: None,
+            thought_level: None,
         }
     }
 

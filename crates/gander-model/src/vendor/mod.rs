@@ -69,6 +69,7 @@ impl Vendor {
             streaming: options.streaming,
             max_tokens_field: options.max_tokens_field.clone(),
             extra_body: options.extra_body.clone(),
+            thinking: options.thinking.clone(),
         };
         let redactor = Redactor::new(std::mem::take(&mut options.secrets));
         Ok(Self { options, profile, client, redactor })
@@ -174,6 +175,10 @@ impl ModelProvider for Vendor {
 
     fn check(&self) -> BoxFuture<'_, CheckResult> {
         self.prove().boxed()
+    }
+
+    fn can_choose_thoughts(&self, model_id: &str) -> bool {
+        self.options.thinking.can_choose(self.options.format, model_id)
     }
 }
 

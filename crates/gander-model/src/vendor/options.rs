@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value};
 
-use crate::{ModelError, ModelErrorClass, ProviderInfo, bedrock::Credentials};
+use crate::{ModelError, ModelErrorClass, ProviderInfo, Thinking, bedrock::Credentials};
 
 /// Who reads the replies of OpenAI's chat dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -98,6 +98,8 @@ pub struct VendorOptions {
     /// Whether to mark what the server should cache, in dialects where that is the client's business.
     pub prompt_cache: bool,
     pub extra_body: Map<String, Value>,
+    /// How servers of OpenAI's dialects are told how much to think.
+    pub thinking: Thinking,
     /// Where to top up.
     pub top_up_url: Option<String>,
     pub decoder: Decoder,
@@ -130,6 +132,7 @@ impl VendorOptions {
             max_tokens: None,
             prompt_cache: true,
             extra_body: Map::new(),
+            thinking: Thinking::default(),
             top_up_url: None,
             decoder: Decoder::Typed,
         };

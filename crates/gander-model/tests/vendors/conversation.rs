@@ -122,6 +122,7 @@ pub(crate) fn ask(model: &str, text: &str, answers: &[&Said]) -> ModelRequest {
         temperature_millis: None,
         max_output_tokens: Some(500),
         extra_params_json: None,
+        thought_level: None,
     }
 }
 

@@ -8,6 +8,7 @@ use gander_domain::{
     interaction::{Answer, DecisionKind, FormAction},
     item::*,
     permission::{PermissionRule, RememberScope, RuleDecision},
+    session::{ModelSelection, ThoughtLevel},
 };
 use gander_proto::v1 as pb;
 
@@ -67,6 +68,19 @@ fn items_come_back() {
 fn models_limits_answers_and_rules_come_back() {
     let (model, limits) = (model(), turn().limits);
     assert_eq!(valid(|v| Some(session::model_from_pb(wire(session::model_to_pb(&model)), &AT, v))), model);
+    for level in ThoughtLevel::ALL.map(Some).into_iter().chain([None]) {
+        let model = ModelSelection { thought_level: level, ..model.clone() };
+        assert_eq!(
+            valid(|v| Some(session::model_from_pb(wire(session::model_to_pb(&model)), &AT, v))),
+            model
+        );
+        // As the log keeps it, and as logs without it are read.
+        let mut kept = serde_json::to_value(&model).unwrap();
+        assert_eq!(kept.get("thought_level").is_some(), level.is_some());
+        assert_eq!(serde_json::from_value::<ModelSelection>(kept.clone()).unwrap(), model);
+        kept.as_object_mut().unwrap().remove("thought_level");
+        assert_eq!(serde_json::from_value::<ModelSelection>(kept).unwrap().thought_level, None);
+    }
     assert_eq!(
         valid(|v| Some(turn::limits_from_pb(Some(wire(turn::limits_to_pb(&limits))), &AT, v))),
         limits

@@ -126,8 +126,8 @@ const AGENT_HELP: &str = "\
 Desktop starts it by itself:
   GOOSED_BINARY=$(command -v gander) goose-desktop
 
-Settings come from the environment: GOOSE_HOST, GOOSE_PORT (3000), GOOSE_SERVER__SECRET_KEY (without it: the token of
-the root), GOOSE_TLS=false, GOOSE_TLS_CERT_PATH and GOOSE_TLS_KEY_PATH. One port answers TLS and, on loopback, plain
+Settings come from the environment: GOOSE_HOST, GOOSE_PORT (3000), GOOSE_SERVER__SECRET_KEY (without it: the token of \
+the root), GOOSE_TLS=false, GOOSE_TLS_CERT_PATH and GOOSE_TLS_KEY_PATH. One port answers TLS and, on loopback, plain \
 text. The daemon is started in the background if none runs, and ends by itself (see the setting gander.linger).";
 
 const ACP_HELP: &str = "\
@@ -446,8 +446,9 @@ Example:
   {\"display_name\": \"My server\", \"engine\": \"openai\", \"base_url\": \"https://llm.example/v1\",
    \"models\": [{\"name\": \"big-1\", \"context_limit\": 128000}]}
 
-engine is openai, openai_responses, anthropic, google, bedrock or ollama. Add \"requires_auth\": false for a server
-without a key; headers, base_path, query_params, timeout_seconds and auth say how to reach others.")]
+engine is openai, openai_responses, anthropic, google, bedrock or ollama; acp with command and args is an agent. \
+Add \"requires_auth\": false for a server without a key; headers, base_path, query_params, timeout_seconds and auth \
+say how to reach others.")]
     Add {
         /// The file
         file: PathBuf,
@@ -505,6 +506,9 @@ Examples:
     Unset {
         /// The key
         key: String,
+        /// It is a secret. Not needed where its name says so
+        #[arg(long)]
+        secret: bool,
     },
     /// List all values
     Show {

@@ -87,7 +87,7 @@ async fn apply(context: &Context, connected: &Connected, command: ConfigCommand)
             }
             if key == SECRET_STORE_KEY { tell_store(context, &mut service).await } else { Ok(()) }
         }
-        ConfigCommand::Unset { key } if is_secret_name(&key) => {
+        ConfigCommand::Unset { key, secret } if secret || is_secret_name(&key) => {
             let request = DeleteSecretRequest { key: key.clone(), idempotency_key: String::new() };
             let left = service.delete_secret(request).await?.into_inner().secret.unwrap_or_default();
             if left.present {
@@ -95,7 +95,7 @@ async fn apply(context: &Context, connected: &Connected, command: ConfigCommand)
             }
             Ok(())
         }
-        ConfigCommand::Unset { key } => {
+        ConfigCommand::Unset { key, .. } => {
             let request = UnsetConfigValueRequest { key: key.clone(), idempotency_key: String::new() };
             if let Some(left) = service.unset_config_value(request).await?.into_inner().value {
                 let text = format!("now {} from {}", plain(&left.value_json), origin(left.origin()));
@@ -146,7 +146,7 @@ pub(super) fn secret_value(context: &Context, key: &str, value: Option<String>) 
         }
     };
     if value.is_empty() {
-        return Err(CliError::usage(format!("the value of {key} is empty; nothing was stored")));
+        return Err(CliError::usage(format!("{key} is empty; nothing was done")));
     }
     Ok(value)
 }

@@ -58,8 +58,8 @@ impl CliError {
     pub(super) fn detail(detail: &ErrorDetail) -> Self {
         let reason = detail.reason();
         Self {
-            message: clean(&detail.message),
-            remedy: remedy_for(reason).map(str::to_owned),
+            message: with_commands(&clean(&detail.message)),
+            remedy: remedy_for(reason, detail.metadata.get("key")),
             reason: gander_proto::reason::wire_name(reason).to_owned(),
             exit: exit::ERROR,
         }
@@ -88,8 +88,12 @@ impl From<ClientError> for CliError {
         if message.is_empty() {
             message = format!("the daemon answered with {:?}", error.code);
         }
-        let remedy = match error.error_reason().and_then(remedy_for) {
-            Some(remedy) => Some(remedy.to_owned()),
+        let message = with_commands(&message);
+        let known = error.error_reason().and_then(|reason| remedy_for(reason, error.metadata.get("key")));
+        // The daemon's sentence may have said it already.
+        let remedy = match known.filter(|remedy| !named_command(remedy).is_some_and(|c| message.contains(c)))
+        {
+            Some(remedy) => Some(remedy),
             None if error.is_transport_loss() => {
                 Some("is the daemon running? `gander status` tells, `gander serve` starts one".to_owned())
             }
@@ -122,8 +126,39 @@ impl From<gander_config::ConfigError> for CliError {
     }
 }
 
+/// The daemon speaks of its methods; a person at this command line has commands for them.
+const COMMANDS: &[(&str, &str)] = &[
+    ("ListSessions", "`gander session list`"),
+    ("ListExtensions", "`gander extension list`"),
+    ("ListSchedules", "`gander schedule list`"),
+    ("ListRecipes", "`gander recipe list`"),
+    ("ListProviders", "`gander provider list`"),
+    ("ListModels", "`gander provider models`"),
+    ("ListItems", "`gander session show`"),
+    ("with SetSecret under ", "with `gander config set --secret NAME`, as "),
+];
+
+fn with_commands(message: &str) -> String {
+    COMMANDS.iter().fold(message.to_owned(), |text, (method, command)| text.replace(method, command))
+}
+
+/// The command at the beginning of a remedy, with its quotes.
+fn named_command(remedy: &str) -> Option<&str> {
+    let end = remedy.strip_prefix('`')?.find('`')?;
+    remedy.get(..end + 2)
+}
+
 /// What a person at this command line can do. Only where the daemon's own sentence cannot know the command.
-fn remedy_for(reason: ErrorReason) -> Option<&'static str> {
+fn remedy_for(reason: ErrorReason, key: Option<&String>) -> Option<String> {
+    match (reason, key) {
+        (ErrorReason::ProviderNotConfigured | ErrorReason::ProviderUnauthenticated, Some(key)) => {
+            Some(format!("`gander config set --secret {}` stores it", clean(key)))
+        }
+        (reason, _) => remedy_of(reason).map(str::to_owned),
+    }
+}
+
+fn remedy_of(reason: ErrorReason) -> Option<&'static str> {
     Some(match reason {
         ErrorReason::SessionNotFound => "`gander session list` shows the sessions",
         ErrorReason::TurnAlreadyRunning => {
@@ -136,11 +171,11 @@ fn remedy_for(reason: ErrorReason) -> Option<&'static str> {
         ErrorReason::SecretMissing => "store it with `gander config set --secret NAME`",
         ErrorReason::ProviderNotFound => "`gander provider list` shows the providers",
         ErrorReason::ProviderNotConfigured => {
-            "set a model with `gander config set GOOSE_PROVIDER openai` and its key with \
-             `gander config set --secret OPENAI_API_KEY`, or try it with `gander run --demo`"
+            "`gander provider list` shows what each provider needs; `gander config set GOOSE_PROVIDER NAME` chooses one, \
+             and `gander run --demo` works without any"
         }
         ErrorReason::ProviderUnauthenticated => {
-            "store a valid key, for example with `gander config set --secret OPENAI_API_KEY`"
+            "store a valid key with `gander config set --secret NAME`; `gander provider list` shows its name"
         }
         ErrorReason::ModelUnknown => "`gander provider models PROVIDER` shows the models",
         ErrorReason::TokenInvalid => {
@@ -167,8 +202,24 @@ mod tests {
         let error = CliError::detail(&detail);
         assert_eq!(error.message, "the key was refused");
         assert_eq!(error.reason, "PROVIDER_UNAUTHENTICATED");
-        assert!(error.remedy.unwrap().contains("OPENAI_API_KEY"));
+        assert!(error.remedy.unwrap().contains("config set --secret NAME"));
+        let detail = ErrorDetail {
+            metadata: [("key".to_owned(), "GROQ_API_KEY".to_owned())].into_iter().collect(),
+            ..detail
+        };
+        let error = CliError::detail(&detail);
+        assert_eq!(error.remedy.unwrap(), "`gander config set --secret GROQ_API_KEY` stores it");
         assert_eq!(error.exit, exit::ERROR);
+    }
+
+    #[test]
+    fn methods_are_told_as_commands_and_nothing_twice() {
+        let mut error =
+            ClientError::from(tonic::Status::not_found("no such session; ListSessions shows them"));
+        error.reason = "SESSION_NOT_FOUND".to_owned();
+        let error = CliError::from(error);
+        assert_eq!(error.message, "no such session; `gander session list` shows them");
+        assert_eq!(error.remedy, None);
     }
 
     #[test]

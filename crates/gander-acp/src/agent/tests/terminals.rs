@@ -221,6 +221,21 @@ async fn a_session_that_is_let_go_leaves_no_terminal() {
 }
 
 #[tokio::test]
+async fn a_command_does_not_outlive_the_stream_that_asked_for_it() {
+    let mut stage = Stage::new(json!({"terminal": true})).await;
+    deliver(&stage, call("1", "")).await;
+    let asked = stage.asked("terminal/create").await;
+    stage.answer(&asked, json!({"terminalId": "t"})).await;
+    stage.asked("terminal/wait_for_exit").await;
+    // The daemon has told its caller that the host is gone.
+    let payload = Some(attach_host_response::Payload::StreamClosing(pb::StreamClosing::default()));
+    stage.calls.send(pb::AttachHostResponse { payload }).await.expect("attached");
+    let kill = stage.asked("terminal/kill").await;
+    stage.answer(&kill, json!({})).await;
+    assert_eq!(stage.asked("terminal/release").await["params"]["terminalId"], "t");
+}
+
+#[tokio::test]
 async fn a_client_that_shows_our_output_lends_no_terminal() {
     let caps = json!({"terminal": true, "_meta": {"terminal_output": true}, "fs": {"readTextFile": true}});
     let mut stage = Stage::new(caps).await;

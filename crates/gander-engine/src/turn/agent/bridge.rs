@@ -3,7 +3,10 @@
 //! Updates that come while no turn runs are stored without one. After a cancel the agent may talk on for a moment: that
 //! is not stored, the cancelled turn has ended.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use gander_domain::{
@@ -50,6 +53,8 @@ const MAX_HELD: Duration = Duration::from_secs(2);
 struct Turn {
     turn_id: TurnId,
     cancel: CancellationToken,
+    /// Cancelled with the turn, and where it is cut for another reason.
+    over: CancellationToken,
     /// Cancelled by an answer that ends the turn.
     stop: CancellationToken,
     mode: Option<Mode>,
@@ -92,7 +97,8 @@ pub(crate) struct Bridge {
     name: std::sync::OnceLock<String>,
     provider_id: String,
     model_id: String,
-    secrets: Arc<SecretFilter>,
+    /// The secrets as they were when the last prompt began.
+    secrets: std::sync::Mutex<Arc<SecretFilter>>,
     /// What the agent was given.
     extensions: std::sync::OnceLock<std::sync::Weak<SessionExtensions>>,
     state: Mutex<State>,
@@ -115,7 +121,7 @@ impl Bridge {
             name: std::sync::OnceLock::new(),
             provider_id: provider_id.to_owned(),
             model_id: model_id.to_owned(),
-            secrets,
+            secrets: std::sync::Mutex::new(secrets),
             extensions: std::sync::OnceLock::new(),
             state: Mutex::new(State {
                 turn: None,
@@ -145,8 +151,8 @@ impl Bridge {
         &self.session
     }
 
-    pub(super) fn secrets(&self) -> &SecretFilter {
-        &self.secrets
+    pub(super) fn secrets(&self) -> Arc<SecretFilter> {
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What the agent is given. Set once, before it is opened.
@@ -163,6 +169,22 @@ impl Bridge {
         let read = self.session.edit(|core| Ok(core.state.session.mode)).await;
         let mode = read.ok().and_then(Result::ok).and_then(|read| read.value);
         mode.unwrap_or_else(|| self.services.configured_mode())
+    }
+
+    /// The token that ends what the agent does for its turn; already cancelled where the turn was cut and the agent has
+    /// not noticed. Between turns nothing cancels it.
+    pub(super) async fn until_cut(&self) -> CancellationToken {
+        let state = self.state.lock().await;
+        match &state.turn {
+            Some(turn) => turn.over.clone(),
+            None => {
+                let token = CancellationToken::new();
+                if state.muted {
+                    token.cancel();
+                }
+                token
+            }
+        }
     }
 
     /// Something that the agent did by way of gander, as part of its turn if there is one.
@@ -183,17 +205,18 @@ impl Bridge {
         let mut out = Out::default();
         state.between.close_open(&mut out);
         self.emit(None, out).await;
-        let transcript = Transcript::new(
-            self.services.source.clone(),
-            self.secrets.clone(),
-            Some(turn_id.clone()),
-            &self.model_id,
-        );
+        // An agent may live for longer than a secret is unknown.
+        let secrets = Arc::new(self.services.secret_filter());
+        *self.secrets.lock().unwrap_or_else(PoisonError::into_inner) = secrets.clone();
+        state.between.set_secrets(secrets.clone());
+        let transcript =
+            Transcript::new(self.services.source.clone(), secrets, Some(turn_id.clone()), &self.model_id);
         let (stop, spent) = (CancellationToken::new(), CancellationToken::new());
         state.muted = false;
         state.turn = Some(Turn {
             turn_id: turn_id.clone(),
             cancel: cancel.clone(),
+            over: cancel.child_token(),
             stop: stop.clone(),
             mode,
             transcript,
@@ -222,7 +245,9 @@ impl Bridge {
     /// The turn was cut; its open items are closed with it. Until the agent has noticed nothing is stored.
     pub(super) async fn cut(&self) {
         let mut state = self.state.lock().await;
-        state.turn = None;
+        if let Some(turn) = state.turn.take() {
+            turn.over.cancel();
+        }
         state.muted = true;
     }
 
@@ -385,13 +410,14 @@ impl Bridge {
             answer: None,
             answered_by: None,
         };
+        // Before it is asked: an asker that goes away while the question is written has to take it back too.
+        let withdraw = Withdraw::new(&self.session, &self.services.tasks, interaction_id);
         let asked = self.session.edit(move |core| {
             // A question of a turn that has just ended would stay open for ever.
             let over = turn_id.is_some() && core.state.session.active_turn_id != turn_id;
             Ok((!over).then(|| core.ask(interaction)))
         });
         let receiver = asked.await.ok()?.ok()?.value?;
-        let withdraw = Withdraw::new(&self.session, &self.services.tasks, interaction_id);
         let resolution = tokio::select! {
             biased;
             resolution = receiver => resolution.ok(),

@@ -6,7 +6,7 @@
 //! left out.
 //!
 //! Calls that come through a door are the agent's: it asks for permission before it makes them, so nobody is asked again
-//! here, and it reports them itself. What a rule or the mode forbids is refused.
+//! here, and it reports them itself. What a rule or the mode forbids is refused, and a turn that is cut ends its calls.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -109,10 +109,32 @@ impl DoorKeeper for Bridge {
     fn call(&self, request: CallRequest) -> BoxFuture<'_, ToolResult> {
         self.hand_over(request).boxed()
     }
+
+    fn clean(&self, text: &mut String) {
+        self.secrets().clean_json(text);
+    }
 }
 
 impl Bridge {
-    async fn hand_over(&self, request: CallRequest) -> ToolResult {
+    async fn hand_over(&self, mut request: CallRequest) -> ToolResult {
+        // The end of the turn ends the call, also where the agent does not.
+        let turn = self.until_cut().await;
+        if turn.is_cancelled() {
+            return cancelled("the turn was cancelled");
+        }
+        request.cancel = request.cancel.child_token();
+        let cancel = request.cancel.clone();
+        let working = self.work(request);
+        tokio::pin!(working);
+        tokio::select! {
+            biased;
+            result = &mut working => return result,
+            () = turn.cancelled() => cancel.cancel(),
+        }
+        working.await
+    }
+
+    async fn work(&self, request: CallRequest) -> ToolResult {
         let found = self.extensions().and_then(|all| Some((all.find_tool(&request.name)?, all)));
         let Some((tool, extensions)) = found else {
             let text = format!("the session has no tool {} any more", request.name);
@@ -149,10 +171,7 @@ impl Bridge {
         let deadline = request.timeout.unwrap_or(HOST_TOOL);
         let outcome = tokio::select! {
             biased;
-            () = request.cancel.cancelled() => return ToolResult::failed(
-                ToolOutcome::Cancelled,
-                ErrorDetail::new(ErrorReason::TurnNotRunning, "the call was cancelled"),
-            ),
+            () = request.cancel.cancelled() => return cancelled("the call was cancelled"),
             outcome = call_host(self.session(), None, kind, deadline) => outcome,
         };
         match outcome {
@@ -168,6 +187,10 @@ impl Bridge {
             Err(error) => ToolResult::failed(ToolOutcome::ProtocolError, error),
         }
     }
+}
+
+fn cancelled(why: &str) -> ToolResult {
+    ToolResult::failed(ToolOutcome::Cancelled, ErrorDetail::new(ErrorReason::TurnNotRunning, why))
 }
 
 /// The session's extensions as servers that an agent starts or calls itself, and the names of those that only gander can

@@ -104,12 +104,12 @@ impl Link {
             if !link.session.is_open() {
                 return;
             }
-            if now.1 || last != Some(now) {
+            // Whoever has it in hand is about to use it.
+            if now.1 || last != Some(now) || !agents.forget_unused(&session_id, &link) {
                 last = Some(now);
                 continue;
             }
             tracing::info!(%session_id, "the idle agent is stopped");
-            agents.forget(&session_id, &link);
             link.session.close().await;
             return;
         }
@@ -120,6 +120,9 @@ impl Link {
 #[derive(Default)]
 pub(crate) struct AgentLinks {
     links: Mutex<HashMap<SessionId, Arc<Link>>>,
+    /// Held while a session's records are read and written again: a turn notes what its agent has seen while a client
+    /// chooses a setting.
+    pub(super) records: tokio::sync::Mutex<()>,
 }
 
 impl AgentLinks {
@@ -144,11 +147,17 @@ impl AgentLinks {
         link
     }
 
-    fn forget(&self, session_id: &SessionId, link: &Arc<Link>) {
+    /// Takes it out, unless somebody but the caller has it; nobody can get it after that.
+    fn forget_unused(&self, session_id: &SessionId, link: &Arc<Link>) -> bool {
         let mut links = self.links();
-        if links.get(session_id).is_some_and(|known| Arc::ptr_eq(known, link)) {
+        let known = links.get(session_id).is_some_and(|known| Arc::ptr_eq(known, link));
+        if Arc::strong_count(link) > 1 + usize::from(known) {
+            return false;
+        }
+        if known {
             links.remove(session_id);
         }
+        true
     }
 
     /// The user said something while a turn of this session runs.

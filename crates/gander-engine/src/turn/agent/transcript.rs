@@ -59,6 +59,11 @@ pub(super) struct Transcript {
 }
 
 impl Transcript {
+    /// What has become known as secret since.
+    pub(super) fn set_secrets(&mut self, secrets: Arc<SecretFilter>) {
+        self.secrets = secrets;
+    }
+
     /// Of a turn, or a silent one of what belongs to none.
     pub(super) fn new(
         source: Arc<dyn Source>,

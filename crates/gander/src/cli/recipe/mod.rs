@@ -134,9 +134,7 @@ pub(super) async fn source(context: &Context, client: &Client, text: &str) -> Cl
         return Ok(Source::FilePath(path));
     }
     let (all, _) = listed(context, client).await?;
-    let stem = |r: &Recipe| Path::new(&r.file_path).file_stem().and_then(|s| s.to_str()).map(str::to_owned);
-    let named = |r: &&Recipe| r.recipe_id == text || stem(r).as_deref() == Some(text) || r.title == text;
-    match all.iter().find(named) {
+    match all.iter().find(|recipe| is_called(recipe, text)) {
         Some(found) => Ok(Source::RecipeId(found.recipe_id.clone())),
         // Ids of other projects are not listed here.
         None if text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit()) => {
@@ -145,6 +143,12 @@ pub(super) async fn source(context: &Context, client: &Client, text: &str) -> Cl
         None => Err(CliError::usage(format!("there is no recipe {text:?}, neither a file nor a stored one"))
             .remedy("`gander recipe list` shows the stored ones")),
     }
+}
+
+/// Whether a text is the id, the file's name or the title of a stored recipe.
+fn is_called(recipe: &Recipe, text: &str) -> bool {
+    let stem = Path::new(&recipe.file_path).file_stem().and_then(|stem| stem.to_str());
+    recipe.recipe_id == text || stem == Some(text) || recipe.title == text
 }
 
 /// The file that a text names, with or without its extension.
@@ -158,6 +162,11 @@ fn file(context: &Context, text: &str) -> Option<std::path::PathBuf> {
 }
 
 async fn stored_id(context: &Context, client: &Client, text: &str) -> CliResult<String> {
+    // A name means the stored one, also beside the file that it was made of.
+    let (all, _) = listed(context, client).await?;
+    if let Some(found) = all.into_iter().find(|recipe| is_called(recipe, text)) {
+        return Ok(found.recipe_id);
+    }
     match source(context, client, text).await? {
         Source::RecipeId(id) => Ok(id),
         Source::FilePath(path) => {
