@@ -93,7 +93,14 @@ async fn offline(context: &Context) -> CliResult<Report> {
     report.checked.push(format!("configuration: {}", paths.config_file().display()));
     match ConfigHandle::open(ConfigOptions::new(paths.clone(), context.environment.clone())) {
         Ok(config) => {
-            report.findings.extend(config.health().problems.iter().map(|problem| clean(&problem.message)));
+            let health = config.health();
+            let told = health.problems.iter().chain(&health.warnings);
+            report.findings.extend(told.map(|problem| {
+                let path = problem.path.display().to_string();
+                // An unreadable file names itself, with the place.
+                let place = if problem.message.contains(&path) { String::new() } else { format!("{path}: ") };
+                clean(&format!("{place}{}", problem.message))
+            }));
         }
         Err(error) => report.findings.push(clean(&error.to_string())),
     }

@@ -287,3 +287,43 @@ fn help_and_completions() {
     let entries: Vec<_> = std::fs::read_dir(home.root.path()).unwrap().collect();
     assert!(entries.is_empty(), "{entries:?}");
 }
+
+#[test]
+fn a_setting_that_makes_no_sense_is_refused_told_and_put_right() {
+    let home = Home::new();
+    for (key, value, told) in [
+        ("GOOSE_MODE", "wrong", "it must be auto, approve, smart_approve or chat"),
+        ("gander.linger", "abc", "a number of seconds such as 90s, or schedules or always"),
+        ("GOOSE_MAX_TURNS", "-3", "a whole number from 1"),
+        ("gander.lingr", "60s", "did you mean gander.linger?"),
+    ] {
+        let ran = home.run(&["config", "set", key, value]);
+        assert_eq!(ran.code, 1, "{key}");
+        assert!(ran.stderr.contains(told), "{}", ran.stderr);
+    }
+    // In the file it may stand all the same: everything goes on, and `doctor` names it.
+    std::fs::create_dir_all(home.root.path().join("config")).unwrap();
+    let file = home.root.path().join("config/config.yaml");
+    std::fs::write(&file, "GOOSE_MODE: wrong\ngander.linger: abc\n").unwrap();
+    let doctor = home.run(&["doctor"]);
+    assert_eq!(doctor.code, 1);
+    assert!(doctor.stdout.contains("GOOSE_MODE is \"wrong\", which is ignored"), "{}", doctor.stdout);
+    assert!(doctor.stdout.contains("gander.linger is \"abc\""), "{}", doctor.stdout);
+    assert!(home.ok(&["run", "say fine"]).contains("fine"));
+    home.ok(&["config", "set", "GOOSE_MODE", "auto"]);
+    home.ok(&["config", "unset", "gander.linger"]);
+    assert!(home.ok(&["doctor"]).contains("everything is in order"));
+}
+
+#[test]
+fn the_last_extension_can_be_removed() {
+    let home = Home::new();
+    assert!(
+        home.ok(&["extension", "list"]).contains("developer"),
+        "without a word on extensions it is there"
+    );
+    home.ok(&["extension", "remove", "developer"]);
+    assert!(!home.ok(&["extension", "list"]).contains("developer"));
+    let refused = home.run(&["tool", "call", "shell", "{\"command\": \"true\"}"]);
+    assert_ne!(refused.code, 0, "{}", refused.stdout);
+}

@@ -172,7 +172,10 @@ async fn stored_id(context: &Context, client: &Client, text: &str) -> CliResult<
         Source::FilePath(path) => {
             let (all, _) = listed(context, client).await?;
             let found = all.into_iter().find(|r| r.file_path == path).map(|r| r.recipe_id);
-            found.ok_or_else(|| CliError::usage(format!("{path} is not among the stored recipes")))
+            found.ok_or_else(|| {
+                CliError::usage(format!("{path} is not among the stored recipes"))
+                    .remedy("`gander recipe save` stores it; `gander recipe list` shows the stored ones")
+            })
         }
         _ => Err(CliError::usage("a link is no stored recipe")),
     }
