@@ -2,17 +2,12 @@
 //!
 //! A user's file replaces a bundled one of the same name; a file that cannot be read hides nothing else.
 
-use std::{
-    collections::BTreeMap,
-    ffi::OsStr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, ffi::OsStr, path::Path, sync::Arc, time::Duration};
 
 use gander_model::{
-    AGENT_MODEL_CURRENT, ModelInfo, ModelProvider, ProviderConfigKey, ProviderInfo, ProviderSetupError,
-    ProviderSource, Settings,
+    AGENT_MODEL_CURRENT, FileProblem, ModelInfo, ModelProvider, ProviderConfigKey, ProviderInfo,
+    ProviderSetupError, ProviderSource, Settings, check_provider_id, definition_files, definition_text,
+    engine_of,
 };
 use gander_process::{Spawner, find_program};
 use serde::{Deserialize, Serialize};
@@ -31,8 +26,6 @@ const BUNDLED: &[&str] = &[
     include_str!("../agents/amp.json"),
     include_str!("../agents/pi.json"),
 ];
-/// Longest file.
-const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// How long an agent may take from its start to an open session, where its file says nothing.
 const START_BUDGET: Duration = Duration::from_secs(60);
 /// Longest budget that a file may ask for.
@@ -105,10 +98,7 @@ impl AgentFile {
     /// What is wrong with it, with the field's name.
     pub fn parse(text: &str) -> Result<Self, String> {
         let file: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let ordinary = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        if !file.name.starts_with(ordinary) || !file.name.chars().all(|c| ordinary(c) || c == '-') {
-            return Err(format!("name {:?}: use lower-case letters, digits, `_` and `-`", file.name));
-        }
+        check_provider_id(&file.name)?;
         if file.engine != "acp" {
             return Err(format!("engine {:?}: an agent's is `acp`", file.engine));
         }
@@ -201,13 +191,6 @@ fn modes(own: Option<&Vec<String>>, usual: &[&str]) -> Vec<String> {
     own.cloned().unwrap_or_else(|| usual.iter().map(|mode| (*mode).to_owned()).collect())
 }
 
-/// A user's file that could not be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AgentsProblem {
-    pub path: PathBuf,
-    pub message: String,
-}
-
 /// A file, and whether the user wrote it.
 #[derive(Debug)]
 struct Entry {
@@ -219,7 +202,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct Agents {
     files: Vec<Entry>,
-    problems: Vec<AgentsProblem>,
+    problems: Vec<FileProblem>,
     environment: BTreeMap<String, String>,
     spawner: Spawner,
 }
@@ -236,12 +219,8 @@ impl Agents {
                 Err(message) => agents.problem(Path::new("(bundled)"), message),
             }
         }
-        let Ok(entries) = std::fs::read_dir(directory) else { return agents };
-        let mut paths: Vec<PathBuf> = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
-            .collect();
-        paths.sort();
+        // A directory that cannot be read is told by the provider registry.
+        let paths = definition_files(directory).unwrap_or_default();
         for path in paths {
             // Other engines, and what is no JSON at all, are the provider registry's business.
             let Some(text) = read_agent(&path) else { continue };
@@ -254,7 +233,7 @@ impl Agents {
     }
 
     fn problem(&mut self, path: &Path, message: String) {
-        self.problems.push(AgentsProblem { path: path.to_owned(), message });
+        self.problems.push(FileProblem { path: path.to_owned(), message });
     }
 
     fn insert(&mut self, file: AgentFile, custom: bool) {
@@ -270,7 +249,7 @@ impl Agents {
     }
 
     /// Files that could not be used.
-    pub fn problems(&self) -> &[AgentsProblem] {
+    pub fn problems(&self) -> &[FileProblem] {
         &self.problems
     }
 
@@ -285,10 +264,7 @@ impl Agents {
 }
 
 fn read_agent(path: &Path) -> Option<String> {
-    let size = std::fs::metadata(path).ok()?.len();
-    let text = (size <= MAX_FILE_BYTES).then(|| std::fs::read_to_string(path).ok()).flatten()?;
-    let value: Value = serde_json::from_str(&text).ok()?;
-    (value.get("engine").and_then(Value::as_str) == Some("acp")).then_some(text)
+    definition_text(path).ok().filter(|text| engine_of(text).as_deref() == Some("acp"))
 }
 
 impl ProviderSource for Agents {

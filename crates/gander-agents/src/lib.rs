@@ -25,4 +25,4 @@ mod stderr;
 mod terminals;
 mod updates;
 
-pub use catalogue::{AgentFile, Agents, AgentsProblem};
+pub use catalogue::{AgentFile, Agents};

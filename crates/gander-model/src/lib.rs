@@ -31,7 +31,10 @@ mod wire;
 
 pub use agent::*;
 pub use bedrock::Credentials as AwsCredentials;
-pub use catalogue::{EnvVar, FileProblem, ModelEntry, ProviderFile, ProviderRegistry};
+pub use catalogue::{
+    EnvVar, FileProblem, ModelEntry, ProviderFile, ProviderRegistry, check_provider_id, definition_files,
+    definition_text, engine_of,
+};
 pub use classify::{Failure, classify};
 pub use demo::{
     DemoProvider, LABEL as DEMO_LABEL, MODEL_ID as DEMO_MODEL_ID, PROVIDER_ID as DEMO_PROVIDER_ID,

@@ -302,6 +302,15 @@ async fn depth_is_bounded() {
     harness.finish().await;
 }
 
+/// How many sub-agents there have been.
+async fn children(harness: &Harness) -> usize {
+    let query = gander_engine::types::ListQuery {
+        kinds: vec![SessionKind::Subagent],
+        ..gander_engine::types::ListQuery::default()
+    };
+    harness.engine.list_sessions(query).await.unwrap().len()
+}
+
 #[tokio::test]
 async fn sub_recipes_that_want_it_work_one_after_the_other() {
     let gate = Gate::new();
@@ -326,17 +335,10 @@ async fn sub_recipes_that_want_it_work_one_after_the_other() {
     let session = harness.engine.create_session(&context("a"), new).await.unwrap().value.session_id;
     let turn_id = harness.start(&session, "go").await;
     gate.reached().await;
-    let children = || async {
-        let query = gander_engine::types::ListQuery {
-            kinds: vec![SessionKind::Subagent],
-            ..gander_engine::types::ListQuery::default()
-        };
-        harness.engine.list_sessions(query).await.unwrap().len()
-    };
-    assert_eq!(children().await, 1);
+    assert_eq!(children(&harness).await, 1);
     gate.release();
     let events = harness.until_ended(&session, &turn_id).await;
-    assert_eq!(children().await, 2);
+    assert_eq!(children(&harness).await, 2);
     assert_log_rules(&events);
     harness.finish().await;
 }
@@ -354,16 +356,9 @@ async fn the_number_at_once_is_bounded() {
     let session = harness.session().await;
     let turn_id = harness.start(&session, "go").await;
     gate.reached().await;
-    let children = || async {
-        let query = gander_engine::types::ListQuery {
-            kinds: vec![SessionKind::Subagent],
-            ..gander_engine::types::ListQuery::default()
-        };
-        harness.engine.list_sessions(query).await.unwrap().len()
-    };
-    assert_eq!(children().await, 1);
+    assert_eq!(children(&harness).await, 1);
     gate.release();
     harness.until_ended(&session, &turn_id).await;
-    assert_eq!(children().await, 2);
+    assert_eq!(children(&harness).await, 2);
     harness.finish().await;
 }

@@ -197,15 +197,7 @@ impl ProviderFile {
     }
 
     fn check(&self) -> Result<(), String> {
-        let first = self.name.chars().next();
-        let valid = first.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
-            && self
-                .name
-                .chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-');
-        if !valid {
-            return Err(format!("name {:?}: use lower-case letters, digits, `_` and `-`", self.name));
-        }
+        super::check_provider_id(&self.name)?;
         for engine in std::iter::once(&self.engine).chain(&self.engine_at_home) {
             if Format::of_engine(engine).is_none() {
                 return Err(format!(

@@ -3,6 +3,7 @@
 //! Only what works is listed. A user's file replaces a bundled provider of the same name; a file that cannot be read is
 //! reported and hides nothing else. Settings and secrets come through [`Settings`]: nothing here reads the environment.
 
+mod directory;
 mod file;
 mod resolve;
 
@@ -13,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+pub use directory::{FileProblem, check_provider_id, definition_files, definition_text, engine_of};
 pub use file::{EnvVar, ModelEntry, ProviderFile};
 
 use crate::{
@@ -49,15 +51,6 @@ const BUNDLED: &[&str] = &[
     include_str!("../../providers/vllm.json"),
     include_str!("../../providers/litellm.json"),
 ];
-/// Longest provider file.
-const MAX_FILE_BYTES: u64 = 1024 * 1024;
-
-/// A user's file that could not be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileProblem {
-    pub path: PathBuf,
-    pub message: String,
-}
 
 #[derive(Debug, Clone)]
 struct Entry {
@@ -108,21 +101,13 @@ impl ProviderRegistry {
     /// async thread under load.
     pub fn with_directory(directory: &Path) -> Self {
         let mut registry = Self::bundled();
-        let mut paths: Vec<PathBuf> = match std::fs::read_dir(directory) {
-            Ok(entries) => entries
-                .filter_map(|entry| Some(entry.ok()?.path()))
-                .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
-                .collect(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => {
-                let message = format!("the directory cannot be read: {error}");
-                registry.problems.push(FileProblem { path: directory.to_owned(), message });
-                Vec::new()
-            }
-        };
-        paths.sort();
+        let paths = definition_files(directory).unwrap_or_else(|error| {
+            let message = format!("the directory cannot be read: {error}");
+            registry.problems.push(FileProblem { path: directory.to_owned(), message });
+            Vec::new()
+        });
         for path in paths {
-            match read_file(&path) {
+            match definition_text(&path).and_then(|text| ProviderFile::parse(&text)) {
                 Ok(file) => registry.insert(file, true),
                 Err(message) => registry.problems.push(FileProblem { path, message }),
             }
@@ -142,7 +127,8 @@ impl ProviderRegistry {
     /// Adds providers that another crate makes. Files of an engine that it takes are its business and no problem.
     #[must_use]
     pub fn with_source(mut self, source: Arc<dyn ProviderSource>) -> Self {
-        let taken = |path: &Path| engine_of(path).is_some_and(|engine| source.takes_engine(&engine));
+        let engine = |path: &Path| engine_of(&definition_text(path).ok()?);
+        let taken = |path: &Path| engine(path).is_some_and(|engine| source.takes_engine(&engine));
         self.problems.retain(|problem| !taken(&problem.path));
         self.sources.push(source);
         self
@@ -324,22 +310,6 @@ impl Settings for WithKey<'_> {
     fn secret(&self, key: &str) -> Option<String> {
         if key == self.name { Some(self.key.to_owned()) } else { self.inner.secret(key) }
     }
-}
-
-/// The engine that a provider file names, whatever else is in it.
-fn engine_of(path: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(path).ok()?;
-    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
-    Some(value.get("engine")?.as_str()?.to_owned())
-}
-
-fn read_file(path: &Path) -> Result<ProviderFile, String> {
-    let cannot = |error: std::io::Error| format!("the file cannot be read: {error}");
-    let size = std::fs::metadata(path).map_err(cannot)?.len();
-    if size > MAX_FILE_BYTES {
-        return Err(format!("the file is larger than {MAX_FILE_BYTES} bytes"));
-    }
-    ProviderFile::parse(&std::fs::read_to_string(path).map_err(cannot)?)
 }
 
 fn info(file: &ProviderFile, custom: bool) -> ProviderInfo {

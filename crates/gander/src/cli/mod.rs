@@ -134,9 +134,9 @@ fn log_filter(cli: &Cli) -> &'static str {
     match (serving, cli.global.verbose, cli.global.quiet) {
         (true, _, true) => "warn",
         (true, 0, _) => "info,rmcp=warn,hyper=warn,h2=warn",
-        (true, ..) => "debug,rmcp=info,hyper=info,h2=info",
+        (true, ..) => "debug,hyper=info,h2=info",
         (false, 0 | 1, _) => "off",
         (false, 2, _) => "info",
-        (false, ..) => "debug,rmcp=info,hyper=info,h2=info",
+        (false, ..) => "debug,hyper=info,h2=info",
     }
 }
