@@ -219,6 +219,12 @@ fn join_tool(last: &mut acp::ToolCallUpdate, next: &acp::ToolCallUpdate) -> bool
     if last.tool_call_id != next.tool_call_id {
         return false;
     }
+    // Every step of a call is shown, also of one that is over before the peer has read.
+    if let (Some(before), Some(after)) = (last.fields.status, next.fields.status)
+        && before != after
+    {
+        return false;
+    }
     match (&mut last.meta, &next.meta) {
         (_, None) => {}
         (Some(before), Some(more)) => {
@@ -316,6 +322,19 @@ mod tests {
         assert_eq!(got.len(), 2);
         assert_eq!(got[0]["title"], json!("b"));
         assert_eq!(got[0]["status"], json!("in_progress"));
+    }
+
+    #[tokio::test]
+    async fn no_step_of_a_call_is_overwritten() {
+        let step = |status| call("1", acp::ToolCallUpdateFields::new().status(status));
+        let queue = Queue::default();
+        for status in
+            [acp::ToolCallStatus::InProgress, acp::ToolCallStatus::InProgress, acp::ToolCallStatus::Completed]
+        {
+            queue.update("s", step(status)).await;
+        }
+        let steps: Vec<_> = all(&queue).await.iter().map(|frame| frame["status"].clone()).collect();
+        assert_eq!(steps, [json!("in_progress"), json!("completed")]);
     }
 
     #[tokio::test]
